@@ -1,0 +1,189 @@
+# layout: where every field of every file lies. The one place that numbers come from; docs/format.md draws it.
+#
+# Structs hold only naturally aligned little-endian integers, so the C compiler adds no padding; `tests/format`
+# checks each offset against an independent reader.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef enum:
+    FORMAT_VERSION = 1
+
+    # ---- frame: 64 bytes, then the body, padded to 8 ----
+    FRAME_MAGIC = 0x01424C53            # "SLB" and 1, the frame's own version
+    FRAME_HEADER = 64
+    FRAME_HASHED = 56                   # the header hash covers the bytes before itself
+    FRAME_BYTES_MAX = 1 << 30           # int32 offsets address the blobs; 1 GiB leaves room for the columns
+
+    # frame flags, in the order their columns stand in the body
+    HAS_TIMESTAMPS = 1                  # int64[n]: the records' timestamps differ
+    HAS_DELTAS = 2                      # int32[n]: offset - base_offset, where offsets have gaps
+    HAS_KEYS = 4                        # int32[n+1]
+    HAS_KEY_NULLS = 8                   # bitmap of n bits: 1 = there is a key
+    HAS_HEADERS = 16                    # int32[n+1]
+    FIXED_STRIDE = 32                   # no value offsets: the values have one length
+    HAS_NULLS = 64                      # bitmap of n bits: 1 = there is a value (0: tombstone)
+    KNOWN_FLAGS = 127
+
+    # codecs of the blobs
+    CODEC_NONE = 0
+    CODEC_ZSTD = 1
+    CODEC_LZ4 = 2
+
+    # ---- segment ----
+    SEGMENT_VERSION = 1
+    SEGMENT_HEADER = 4096               # one page; frames begin behind it
+    SEGMENT_BYTES_MAX = 0x7FFFF000      # positions are 32 bits in an index, with room to spare
+    SEGMENT_COPY = 2048                 # the header stands twice, in sectors far apart: one rotten bit cannot
+                                        # take the salt, and with it every record of the segment
+    MARK_A = 512                        # durable mark slots, each in its own sector: a torn write hits one
+    MARK_B = 1024
+    MARK_SEALED = 1                     # end_position and end_offset are final
+    MARK_CLEAN = 2                      # closed cleanly: nothing was ever appended behind durable_position
+
+    # ---- index ----
+    INDEX_VERSION = 1
+    INDEX_HEADER = 64
+    INDEX_EVERY = 4096                  # bytes of frames between two entries
+    INDEX_SEALED = 1
+
+    # ---- shared memory of a partition (transient, native) ----
+    SHARED_VERSION = 1
+    SHARED_BYTES = 4096
+    SHARED_READY = 1
+    SHARED_FAILED = 2                   # a sync failed; only recovery makes it ready again
+    SHARED_DELETED = 3
+
+    # ---- shared memory of a store: process slots ----
+    SLOTS = 1024
+    SLOT_HEADER = 4096
+
+
+cdef extern from *:
+    """
+    #define SEGLOG_SEGMENT_MAGIC 0x31474553474F4C53ULL  /* "SLOGSEG1" */
+    #define SEGLOG_INDEX_MAGIC   0x31584449474F4C53ULL  /* "SLOGIDX1" */
+    #define SEGLOG_SHARED_MAGIC  0x314D4853474F4C53ULL  /* "SLOGSHM1" */
+    #define SEGLOG_SLOTS_MAGIC   0x31544C53474F4C53ULL  /* "SLOGSLT1" */
+    """
+    const uint64_t SEGMENT_MAGIC "SEGLOG_SEGMENT_MAGIC"
+    const uint64_t INDEX_MAGIC "SEGLOG_INDEX_MAGIC"
+    const uint64_t SHARED_MAGIC "SEGLOG_SHARED_MAGIC"
+    const uint64_t SLOTS_MAGIC "SEGLOG_SLOTS_MAGIC"
+    const int64_t LOWEST "INT64_MIN"    # below every timestamp: nothing was seen yet
+
+
+cdef struct FrameHeader:
+    uint32_t magic
+    uint32_t frame_length               # header, body and padding, in bytes
+    int64_t base_offset
+    uint32_t count                      # records, at least 1
+    uint16_t flags
+    uint8_t codec
+    uint8_t reserved                    # 0
+    int64_t base_timestamp              # us since the epoch, of the first record
+    int64_t max_timestamp
+    uint32_t epoch
+    uint32_t body_length                # bytes of body before the padding
+    uint64_t body_hash                  # XXH3-64 of the body
+    uint64_t header_hash                # XXH3-64, seeded with the segment's salt, of the 56 bytes before
+
+
+cdef struct SegmentHeader:
+    uint64_t magic
+    uint32_t version
+    uint32_t header_length              # 4096
+    int64_t base_offset
+    uint64_t salt
+    int64_t capacity                    # bytes of the file, header included
+    int64_t reserved_offset             # no record of this segment has an offset as high as this
+    int64_t created                     # us since the epoch
+    uint32_t epoch                      # the epoch it was created in
+    uint32_t flags                      # 0
+    uint64_t partition_id               # random, the same in every segment of a partition
+    int64_t previous_end                # the offset at which the segment before this one ended
+    int64_t start_offset                # the partition's first offset when this was created
+    uint64_t header_hash                # XXH3-64 of the 88 bytes before
+
+
+cdef struct Mark:
+    uint64_t sequence                   # the higher of the two valid slots counts
+    int64_t durable_position            # all bytes before were on disk when this was written
+    int64_t durable_offset              # the offset that follows the last durable record
+    int64_t start_offset                # the partition's first offset (trim)
+    int64_t end_position                # with MARK_SEALED
+    int64_t end_offset
+    uint32_t flags
+    uint32_t epoch
+    uint64_t hash                       # XXH3-64, seeded with the segment's salt, of the 56 bytes before
+
+
+cdef struct IndexHeader:
+    uint64_t magic
+    uint32_t version
+    uint32_t flags
+    uint64_t salt                       # of the segment it describes
+    uint64_t boot                       # hash of the boot id under which it was written
+    int64_t max_timestamp               # with INDEX_SEALED
+    uint32_t count                      # entries
+    uint32_t reserved
+    uint64_t hash                       # with INDEX_SEALED: XXH3-64 of the entries
+    uint64_t unused
+
+
+cdef struct IndexEntry:
+    uint32_t offset_delta               # of the frame's base offset from the segment's
+    uint32_t position                   # of the frame, in bytes from the start of the file
+    int64_t max_timestamp               # of everything in the segment before that frame
+
+
+# Each group of words has 128 bytes of its own: two cache lines, because neighbours are fetched in pairs.
+cdef struct SharedWords:
+    # who made it
+    uint64_t magic
+    uint32_t version
+    uint32_t state                      # SHARED_*
+    uint64_t boot
+    uint64_t device
+    uint64_t inode
+    uint64_t partition_id
+    uint32_t incarnation                # +1 each time it is rebuilt: an old handle must not go on
+    uint32_t _a
+    uint64_t _pad0[9]
+    # the lock
+    uint32_t lock                       # 0, or the holder's slot and generation
+    uint32_t lock_wanted                # somebody sleeps on it
+    uint64_t _pad1[15]
+    # the tail; written under the lock. next_offset is the watermark: published last, by a release store
+    int64_t next_offset
+    int64_t tail_position               # where next_offset will be written; lags when a writer died in between
+    int64_t active_base                 # the segment being written
+    int64_t max_timestamp               # of the active segment
+    int64_t indexed_position            # of the last frame with an index entry
+    uint32_t epoch
+    uint32_t attention                  # not 0: an append must look before it goes on (ATTENTION_*)
+    int64_t first_offset
+    int64_t segments                    # +1 whenever the list of segments changes
+    uint64_t _pad2[8]
+    # durability
+    int64_t durable_offset
+    int64_t durable_position            # in durable_base
+    int64_t durable_base                # every segment before this one is on disk whole
+    uint32_t sync_lock
+    uint32_t sync_bell
+    uint32_t sync_waiting
+    uint32_t _b
+    uint64_t _pad3[11]
+    # the bell
+    uint32_t bell
+    uint32_t bell_waiting
+    uint64_t _pad4[15]
+
+
+cdef enum:
+    ATTENTION_CLEAN = 1                 # the clean mark must go before the next record comes
+    ATTENTION_FAILED = 2
+    ATTENTION_DELETED = 4
+
+
+cdef inline int64_t align8(int64_t n) noexcept nogil:
+    return (n + 7) & ~<int64_t>7

@@ -1,0 +1,278 @@
+# cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True
+"""Liveness: this process's mark of being alive in one store.
+
+    lock   one byte per slot, locked for the life of an open file description
+    shm    a header page, then one row per slot: generation, pid
+
+It promises that `alive(word)` is the kernel's word: true while the process that wrote `word` into a lock exists, also
+when it is stopped or slow; false from the moment it is gone, however it went. Never pids, which come back: a slot
+that found a new owner has a new generation. It leaves to others what to do about the dead.
+
+A forked child shares its parent's open file descriptions and would keep the parent alive; so the child closes its copy and
+takes a slot of its own (`os.register_at_fork`).
+
+Shared fields: `word`, `life` and `probe` change only in the constructor, in `close`, and in a forked child before it has other threads.
+"""
+import errno
+import os
+import sys
+import time
+import weakref
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+
+from seglog.engine cimport platform
+from seglog.engine.checksum cimport xxh3_64
+from seglog.engine.layout cimport SHARED_VERSION, SLOT_HEADER, SLOTS, SLOTS_MAGIC
+from seglog.engine.mapping cimport Mapping, map_fd
+
+from seglog.engine.errors import ClosedError, DirectoryInUse, ReadOnlyStore, StoreIOError
+
+if sys.platform != "win32":
+    import fcntl
+
+_SHM_BYTES = SLOT_HEADER + SLOTS * sizeof(Slot)
+_living = weakref.WeakSet()
+
+
+def boot_id() -> str:
+    """What this boot of this kernel calls itself. Shared memory of another boot is worthless."""
+    if sys.platform == "linux":
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    import ctypes
+
+    if sys.platform == "darwin":
+        libc = ctypes.CDLL(None)
+        size = ctypes.c_size_t(64)
+        text = ctypes.create_string_buffer(64)
+        if libc.sysctlbyname(b"kern.bootsessionuuid", text, ctypes.byref(size), None, 0) == 0:
+            return text.value.decode()
+        raise OSError("sysctl kern.bootsessionuuid failed")
+    if sys.platform == "win32":
+        # SystemTimeOfDayInformation: BootTime moves with the clock, less BootTimeBias it does not.
+        words = (ctypes.c_uint64 * 6)()
+        if ctypes.windll.ntdll.NtQuerySystemInformation(3, words, ctypes.sizeof(words), None) == 0:
+            return str(words[0] - words[4])
+        raise OSError("NtQuerySystemInformation failed")
+    raise OSError(f"no boot id on {sys.platform}")
+
+
+cdef object boot_hash():
+    cdef bytes text = boot_id().encode()
+    return xxh3_64(<const char *>text, len(text))
+
+
+class file_lock:
+    """An exclusive lock on an open file, for the short moments in which shared memory is made. Waits up to `timeout` s."""
+
+    def __init__(self, fd: int, path: str, timeout: float = 30.0):
+        self.fd, self.path, self.timeout = fd, path, timeout
+
+    def __enter__(self):
+        cdef object deadline = time.monotonic() + self.timeout
+        nap = 0.0005
+        while True:
+            rc = platform.lock_file(self.fd)
+            if rc == 0:
+                return self
+            if rc != -errno.EAGAIN:
+                raise StoreIOError(f"cannot lock {self.path}: {os.strerror(-rc)}", errno=-rc, path=self.path)
+            if time.monotonic() > deadline:
+                raise DirectoryInUse(
+                    f"{self.path} stayed locked for {self.timeout:g} s by a process that is opening it", path=self.path
+                )
+            time.sleep(nap)
+            nap = min(nap * 2, 0.02)
+
+    def __exit__(self, *exc):
+        if sys.platform != "win32":
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+        else:
+            import msvcrt
+
+            os.lseek(self.fd, 0, os.SEEK_SET)
+            msvcrt.locking(self.fd, msvcrt.LK_UNLCK, 1)
+
+
+cdef class Liveness:
+    """A slot in the store at `path`, held until `close()` or the end of the process.
+
+    Cost: a few system calls to make, one to ask about another. Raises ReadOnlyStore when the directory cannot be
+    written, DirectoryInUse when all 1,024 slots are taken.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as d:
+    ...     one, two = Liveness(d), Liveness(d)
+    ...     was = two.alive(one.word)
+    ...     one_word = one.word; one.close()
+    ...     was, two.alive(one_word)
+    (True, False)
+    """
+
+    def __cinit__(self):
+        self.life = self.probe = -1
+        self.word = 0
+
+    def __init__(self, path):
+        if self.life >= 0:
+            raise ValueError("a liveness is made once")
+        self.path = os.fspath(path)
+        self.directory = os.fsencode(self.path)
+        self.directory_text = self.directory
+        self.by_byte = platform.has_byte_locks()
+        self._open_slots()
+        self._take_slot()
+        _living.add(self)
+
+    def _open_slots(self):
+        shm = os.path.join(self.path, "shm")
+        try:
+            fd = os.open(shm, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        except PermissionError as error:
+            raise ReadOnlyStore(f"{shm} cannot be written: {error.strerror}", path=shm) from error
+        cdef Mapping mapping
+        cdef uint64_t *head
+        cdef uint64_t boot = boot_hash()
+        try:
+            with file_lock(fd, shm):
+                status = os.fstat(fd)
+                if status.st_size != _SHM_BYTES:
+                    if status.st_size < _SHM_BYTES:
+                        os.ftruncate(fd, _SHM_BYTES)
+                mapping = map_fd(fd, _SHM_BYTES, True)
+                head = <uint64_t *>mapping.data
+                if not (head[0] == SLOTS_MAGIC and head[1] == SHARED_VERSION and head[2] == boot
+                        and head[3] == <uint64_t>status.st_dev and head[4] == <uint64_t>status.st_ino):
+                    # Another boot's, another directory's (a copy), or new: nobody alive can be in it.
+                    head[0] = 0
+                    for i in range(SLOT_HEADER // 8, _SHM_BYTES // 8):
+                        head[i] = 0
+                    head[1] = SHARED_VERSION
+                    head[2] = boot
+                    head[3] = status.st_dev
+                    head[4] = status.st_ino
+                    head[0] = SLOTS_MAGIC
+        finally:
+            os.close(fd)
+        self.mapping = mapping
+        self.slots = <Slot *>(mapping.data + SLOT_HEADER)
+
+    def _take_slot(self):
+        cdef int i, rc, fd
+        flags = os.O_RDWR | os.O_CREAT
+        name = os.path.join(self.path, "lock")
+        if self.by_byte:
+            self.life = os.open(name, flags, 0o666)
+            self.probe = os.open(name, flags, 0o666)
+        for i in range(SLOTS):
+            if self.by_byte:
+                rc = platform.lock_byte(self.life, i)
+            else:
+                fd = os.open(f"{name}.{i}", flags, 0o666)
+                rc = platform.lock_file(fd)
+                if rc == 0:
+                    self.life = fd
+                else:
+                    os.close(fd)
+            if rc == 0:
+                # The row is ours alone while the lock is.
+                self.slots[i].generation = (self.slots[i].generation + 1) & 0xFFFF
+                if self.slots[i].generation == 0:
+                    self.slots[i].generation = 1
+                self.slots[i].pid = platform.process_id()
+                self.word = (self.slots[i].generation << 16) | <uint32_t>(i + 1)
+                return
+            if rc != -errno.EAGAIN:
+                if self.by_byte:
+                    os.close(self.life)
+                    os.close(self.probe)
+                    self.life = self.probe = -1
+                raise StoreIOError(
+                    f"cannot lock a byte of {name}: {os.strerror(-rc)}; a file system without locks cannot be shared",
+                    errno=-rc, path=name,
+                )
+        raise DirectoryInUse(f"all {SLOTS:,} process slots of {self.path} are taken", path=self.path)
+
+    @property
+    def slot(self):
+        """The number of this process's byte and row."""
+        return (self.word & 0xFFFF) - 1
+
+    cdef int is_alive(self, uint32_t word) noexcept nogil:
+        cdef int slot = <int>(word & 0xFFFF) - 1
+        cdef int rc
+        cdef char name[4200]
+        if word == self.word:
+            return 1
+        if slot < 0 or slot >= SLOTS:
+            return 0                # no process of ours wrote that
+        if (self.slots[slot].generation & 0xFFFF) != (word >> 16):
+            return 0                # the slot has found a new owner since
+        if self.by_byte:
+            # Two handles of one process hold different bytes through different descriptions, so this
+            # sees them too; only our own description is invisible here, and that is `self.word`.
+            rc = platform.byte_locked(self.probe, slot)
+        else:
+            snprintf(name, sizeof(name), "%s/lock.%d", self.directory_text, slot)
+            rc = platform.file_locked(name)
+        return rc != 0              # when the kernel cannot tell, nobody is displaced
+
+    cdef int64_t pid_of(self, uint32_t word) noexcept nogil:
+        cdef int slot = <int>(word & 0xFFFF) - 1
+        return self.slots[slot].pid if 0 <= slot < SLOTS else 0
+
+    def alive(self, uint32_t word) -> bool:
+        """Whether the process that wrote `word` into a lock still exists. One system call."""
+        if self.life < 0:
+            raise ClosedError("this liveness was closed")
+        return bool(self.is_alive(word))
+
+    def owners(self):
+        """(slot, pid) of every process slot that is alive now. Cost: one system call per slot ever used."""
+        if self.life < 0:
+            raise ClosedError("this liveness was closed")
+        return [
+            (i, self.slots[i].pid)
+            for i in range(SLOTS)
+            if self.slots[i].generation and self.is_alive((self.slots[i].generation << 16) | <uint32_t>(i + 1))
+        ]
+
+    def close(self):
+        """Give the slot back. Locks that this handle still held would count as a dead process's."""
+        _living.discard(self)
+        if self.life >= 0:
+            os.close(self.life)
+        if self.probe >= 0:
+            os.close(self.probe)
+        self.life = self.probe = -1
+
+    def __dealloc__(self):
+        # A handle that was dropped without close: the descriptors must not outlive it.
+        if self.life >= 0:
+            os.close(self.life)
+        if self.probe >= 0:
+            os.close(self.probe)
+
+    def _after_fork(self):
+        """In the child: let go of the parent's byte and take one of our own."""
+        if self.life < 0:
+            return
+        os.close(self.life)
+        if self.probe >= 0:
+            os.close(self.probe)
+        self.life = self.probe = -1
+        self._take_slot()
+
+    def __repr__(self):
+        return f"<Liveness slot {self.slot} of {self.path}>" if self.life >= 0 else f"<Liveness of {self.path}, closed>"
+
+
+def _after_fork_in_child():
+    for living in list(_living):
+        living._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

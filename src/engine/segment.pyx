@@ -1,0 +1,388 @@
+# cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True
+"""Segment: one file of frames, allocated before it is mapped.
+
+    0      header                        one page
+    512    durable mark, slot A
+    1024   durable mark, slot B
+    2048   the header again
+    4096   frames, each from a multiple of 8, up to `capacity`
+
+It promises: its blocks exist before anything is stored through the map, so a full disk is an error when the segment is
+made and never a signal later; it appears under its name only when its header is on disk; it is never renamed or
+truncated afterwards. Where a file system cannot allocate, the file is sparse and written by pwrite. It leaves to `log` who
+may write where, and what a mark means for recovery.
+
+Shared fields: none changes after it was made. The bytes belong to whoever holds the partition's lock; the mark slots to
+whoever holds the sync lock, or the partition's while it rolls.
+"""
+import errno
+import os
+
+from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memmove, memset
+
+from seglog.engine cimport platform
+from seglog.engine.checksum cimport xxh3_64, xxh3_64_seed
+from seglog.engine.frame cimport (
+    FRAME_BODY_BAD, FRAME_COLUMNS_BAD, FRAME_HEADER_BAD, FRAME_OK, FRAME_SHORT, FRAME_UNKNOWN, Columns, body_check,
+    columns_parse, frame_check, frame_next_offset,
+)
+from seglog.engine.layout cimport (
+    CODEC_NONE, FRAME_HEADER, FRAME_MAGIC, LOWEST, MARK_A, MARK_B, SEGMENT_COPY, SEGMENT_HEADER, SEGMENT_MAGIC, SEGMENT_VERSION,
+    FrameHeader, Mark, SegmentHeader,
+)
+from seglog.engine.mapping cimport map_fd
+
+from seglog.engine.errors import CorruptSegment, ReadOnlyStore, StoreFull, StoreIOError, UnsupportedFormat
+
+cdef enum:
+    HEADER_HASHED = sizeof(SegmentHeader) - 8
+    MARK_HASHED = sizeof(Mark) - 8
+
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
+def segment_name(int64_t base_offset) -> str:
+    """The file name of the segment that starts with this offset: 20 digits, so that names sort like offsets."""
+    return f"{base_offset:020d}.log"
+
+
+def os_error(int code, str doing, str path):
+    """The error of the tree for -errno `code`."""
+    text = os.strerror(-code)
+    if code == -errno.ENOSPC or code == -errno.EDQUOT:
+        return StoreFull(
+            f"the disk is full: {doing} {path}: {text}. Everything before is intact; appends work again once there is room.",
+            errno=errno.ENOSPC, path=path,
+        )
+    if code == -errno.EACCES or code == -errno.EROFS or code == -errno.EPERM:
+        return ReadOnlyStore(f"{doing} {path}: {text}. Nothing was changed.", path=path)
+    return StoreIOError(f"{doing} {path}: {text}", errno=-code, path=path)
+
+
+def sync_directory(str path):
+    """Make the names in a directory durable. Where a directory cannot be opened (Windows), the system sees to it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    except PermissionError:
+        if os.name == "nt":
+            return
+        raise
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):    # file systems without it, for instance some FUSE ones
+            raise os_error(-error.errno, "cannot sync the directory", path) from error
+    finally:
+        os.close(fd)
+
+
+cdef class Segment:
+    """One file of frames; made by `create_segment` and `open_segment`."""
+
+    def __cinit__(self):
+        self.fd = -1
+        self.data = NULL
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    cdef bint read_mark(self, Mark *mark) noexcept nogil:
+        """The newer valid slot. False (and zeros) when there is none: nothing here was ever synced on purpose."""
+        cdef const Mark *a = <const Mark *>(self.data + MARK_A)
+        cdef const Mark *b = <const Mark *>(self.data + MARK_B)
+        cdef Mark one, two
+        cdef bint first, second
+        memset(mark, 0, sizeof(Mark))
+        if self.size < SEGMENT_HEADER:
+            return False
+        # Copies: another process may be writing the older slot at this moment. Its hash then fails, or it is whole.
+        memcpy(&one, a, sizeof(Mark))
+        memcpy(&two, b, sizeof(Mark))
+        first = one.sequence != 0 and one.hash == xxh3_64_seed(&one, MARK_HASHED, self.salt)
+        second = two.sequence != 0 and two.hash == xxh3_64_seed(&two, MARK_HASHED, self.salt)
+        if first and (not second or one.sequence > two.sequence):
+            mark[0] = one
+        elif second:
+            mark[0] = two
+        else:
+            return False
+        return True
+
+    cdef int write_mark(self, Mark *mark) noexcept nogil:
+        """Write over the older slot. It is durable after the next sync. 0 or -errno."""
+        cdef Mark now
+        self.read_mark(&now)
+        mark.sequence = now.sequence + 1
+        mark.hash = xxh3_64_seed(mark, MARK_HASHED, self.salt)
+        return platform.pwrite_all(
+            self.fd, <const char *>mark, sizeof(Mark), MARK_A if mark.sequence & 1 else MARK_B)
+
+    cdef int sync(self) noexcept nogil:
+        """All bytes written so far are on disk when this returns 0; otherwise -errno."""
+        cdef int rc = platform.flush_view(self.data, self.size) if not self.by_pwrite else 0
+        return rc if rc else platform.datasync(self.fd)
+
+    cdef int64_t next_frame(self, int64_t position, int64_t stop, int64_t offset_min, int64_t offset_max) noexcept nogil:
+        """The first place after `position` where a sound header stands whose offset lies in the range; -1 if none does.
+
+        Sound: the salted hash fits, so it is a frame of this segment and not bytes that look like one.
+        """
+        cdef const FrameHeader *h
+        position += 8
+        while position + FRAME_HEADER <= stop:
+            h = <const FrameHeader *>(self.data + position)
+            if h.magic == FRAME_MAGIC and frame_check(self.data + position, stop - position, self.salt) == FRAME_OK \
+                    and offset_min <= h.base_offset < offset_max:
+                return position
+            position += 8
+        return -1
+
+    def __repr__(self):
+        return f"<Segment {os.path.basename(self.path)} of {self.size:,} bytes>"
+
+
+cdef void seal_header(SegmentHeader *header) noexcept nogil:
+    header.magic = SEGMENT_MAGIC
+    header.version = SEGMENT_VERSION
+    header.header_length = SEGMENT_HEADER
+    header.header_hash = xxh3_64(header, HEADER_HASHED)
+
+
+cdef Segment create_segment(str directory, SegmentHeader *header, Mark *mark, bint by_pwrite, bint sync):
+    """Make a segment: temporary name, allocate, header, sync, rename, sync the directory. Opened for writing.
+
+    The caller fills the header but for magic, version and hash; `mark` is NULL for none. A crash before the rename leaves a file
+    that the next opener removes; one after it leaves an empty segment.
+    """
+    cdef str name = os.path.join(directory, segment_name(header.base_offset))
+    cdef str temporary = name + ".tmp"
+    cdef char page[4096]
+    cdef int rc
+    cdef int64_t capacity = header.capacity
+    cdef int fd
+    cdef Mark first
+    header.salt = <uint64_t>int.from_bytes(os.urandom(8), "little")
+    seal_header(header)
+    memset(page, 0, sizeof(page))
+    memcpy(page, header, sizeof(SegmentHeader))
+    memcpy(page + SEGMENT_COPY, header, sizeof(SegmentHeader))
+    if mark != NULL:
+        first = mark[0]
+        first.sequence = 1
+        first.hash = xxh3_64_seed(&first, MARK_HASHED, header.salt)
+        memcpy(page + MARK_A, &first, sizeof(Mark))
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
+    except OSError as error:
+        raise os_error(-error.errno, "cannot make", temporary) from error
+    try:
+        if not by_pwrite:
+            with nogil:
+                rc = platform.allocate(fd, capacity)
+            if rc == -errno.EOPNOTSUPP:
+                by_pwrite = True
+            elif rc:
+                raise os_error(rc, f"cannot allocate {capacity:,} bytes for", temporary)
+        if by_pwrite:
+            os.ftruncate(fd, capacity)
+        with nogil:
+            rc = platform.pwrite_all(fd, page, SEGMENT_HEADER, 0)
+            if rc == 0 and sync:
+                rc = platform.datasync(fd)
+        if rc:
+            raise os_error(rc, "cannot write", temporary)
+        os.close(fd)
+        fd = -1
+        os.replace(temporary, name)
+        if sync:
+            sync_directory(directory)
+    except BaseException as error:
+        if fd >= 0:
+            os.close(fd)
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass
+        if type(error) is OSError:
+            raise os_error(-error.errno, "cannot make", name) from error
+        raise
+    return open_segment(name, True, by_pwrite)
+
+
+cdef bint header_sound(const SegmentHeader *header) noexcept nogil:
+    return header.magic == SEGMENT_MAGIC and header.header_hash == xxh3_64(header, HEADER_HASHED)
+
+
+cdef Segment open_segment(str path, bint writable, bint by_pwrite):
+    """Open and map a segment that exists. Raises CorruptSegment when both copies of its header are damaged."""
+    cdef Segment s = Segment.__new__(Segment)
+    cdef char page[4096]
+    cdef SegmentHeader *header
+    cdef int64_t got
+    cdef int fd
+    try:
+        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | _BINARY)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise os_error(-error.errno, "cannot open", path) from error
+    try:
+        memset(page, 0, sizeof(page))
+        with nogil:
+            got = platform.pread_all(fd, page, SEGMENT_HEADER, 0)
+        if got < 0:
+            raise os_error(<int>got, "cannot read", path)
+        header = <SegmentHeader *>page
+        if not header_sound(header):
+            header = <SegmentHeader *>(page + SEGMENT_COPY)
+        if not header_sound(header):
+            raise CorruptSegment(
+                f"{path}: both copies of the header are damaged, so none of its records can be proved. Nothing was "
+                "deleted; `seglog doctor` explains it.", path=path, offset=-1, resume_offset=-1,
+            )
+        if header.version > SEGMENT_VERSION or header.flags:
+            raise UnsupportedFormat(
+                f"{path} has segment version {header.version} (flags {header.flags}); this seglog reads up to "
+                f"{SEGMENT_VERSION}. Nothing was changed; use a newer seglog.",
+                path=path, found=header.version, supported=SEGMENT_VERSION,
+            )
+        s.path = path
+        s.header = header[0]
+        s.base_offset = header.base_offset
+        s.salt = header.salt
+        # Touching a page behind the end of the file would be a signal: map what is there, and no more.
+        s.size = min(<int64_t>os.fstat(fd).st_size, header.capacity)
+        s.by_pwrite = by_pwrite
+        if s.size < SEGMENT_HEADER or os.path.basename(path) != segment_name(header.base_offset):
+            raise CorruptSegment(
+                f"{path} is {s.size:,} bytes and says it starts with offset {header.base_offset:,}: it was cut short, or it "
+                "is another segment's file under this name. Nothing was deleted.",
+                path=path, offset=header.base_offset, resume_offset=-1,
+            )
+        s.mapping = map_fd(fd, s.size, writable and not by_pwrite)
+        s.data = s.mapping.data
+        if writable:
+            s.fd = fd
+            fd = -1
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    return s
+
+
+cdef class Scanner:
+    """The frames of a segment's file one after the other, read by pread: bad media is an error here and not a signal.
+
+    `step` checks everything about the frame at `position`: header, body, columns, and that its offset is the one
+    expected. Memory: 1 MiB, or the largest frame.
+    """
+
+    def __cinit__(self):
+        self.buffer = NULL
+        self.fd = -1
+
+    def __init__(self, Segment segment, int64_t position, int64_t offset):
+        self.path = segment.path
+        self.salt = segment.salt
+        self.size = segment.size
+        self.position, self.offset = position, offset
+        self.epoch = 0
+        self.max_timestamp = LOWEST
+        self.fd = os.open(segment.path, os.O_RDONLY | _BINARY)
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.buffer)
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    cdef const char *need(self, int64_t position, int64_t size) except? NULL:
+        """The bytes there, or NULL (no exception) when the file ends before, or cannot be read."""
+        cdef int64_t got, want
+        cdef char *grown
+        if position >= self.buffered and position + size <= self.buffered + self.held:
+            return self.buffer + (position - self.buffered)
+        if position < 0 or position + size > self.size:
+            return NULL
+        want = max(size, min(<int64_t>1 << 20, self.size - position))
+        if want > self.room:
+            grown = <char *>PyMem_RawRealloc(self.buffer, want)
+            if grown == NULL:
+                raise MemoryError()
+            self.buffer, self.room = grown, want
+        with nogil:
+            got = platform.pread_all(self.fd, self.buffer, want, position)
+        if got < size and want > size:
+            # One bad sector must not take its neighbours along: ask for just these bytes.
+            with nogil:
+                got = platform.pread_all(self.fd, self.buffer, size, position)
+        self.buffered, self.held = position, max(got, 0)
+        return self.buffer if got >= size else NULL
+
+    cdef int step(self) except? -99:
+        """FRAME_OK and go on to the next frame, or what is wrong with this one (and stay)."""
+        cdef const char *at = self.need(self.position, FRAME_HEADER)
+        cdef const FrameHeader *h
+        cdef Columns c
+        cdef int code
+        cdef int64_t length
+        if at == NULL:
+            return FRAME_SHORT
+        code = frame_check(at, self.size - self.position, self.salt)
+        if code != FRAME_OK:
+            return code
+        length = (<const FrameHeader *>at).frame_length
+        at = self.need(self.position, length)
+        if at == NULL:
+            return FRAME_SHORT
+        h = <const FrameHeader *>at
+        with nogil:
+            code = body_check(h)
+            if code == FRAME_OK and h.codec == CODEC_NONE:
+                code = columns_parse(h, NULL, 0, &c)
+        if code != FRAME_OK:
+            return code
+        if h.base_offset != self.offset:
+            return FRAME_HEADER_BAD
+        self.position += length
+        self.offset = frame_next_offset(h)
+        self.records += h.count
+        if h.max_timestamp > self.max_timestamp:
+            self.max_timestamp = h.max_timestamp
+        if h.epoch > self.epoch:
+            self.epoch = h.epoch
+        return FRAME_OK
+
+    cdef int64_t resync(self, int64_t position, int64_t offset_min) except -2:
+        """The next place after `position` with a sound header of an offset >= `offset_min`, or -1."""
+        cdef const char *at
+        cdef const FrameHeader *h
+        position += 8
+        while position + FRAME_HEADER <= self.size:
+            at = self.need(position, FRAME_HEADER)
+            if at == NULL:
+                position = (position + 4096) & ~<int64_t>4095      # a page that cannot be read
+                continue
+            h = <const FrameHeader *>at
+            if h.magic == FRAME_MAGIC and frame_check(at, self.size - position, self.salt) == FRAME_OK \
+                    and h.base_offset >= offset_min:
+                return position
+            position += 8
+        return -1
+
+    cdef bint blank(self, int64_t position) except -1:
+        """Whether nothing but zeros follows."""
+        cdef const char *at
+        cdef int64_t size, i
+        while position < self.size:
+            size = min(<int64_t>65536, self.size - position)
+            at = self.need(position, size)
+            if at == NULL:
+                return False
+            for i in range(size):
+                if at[i] != 0:
+                    return False
+            position += size
+        return True

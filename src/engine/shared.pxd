@@ -1,0 +1,39 @@
+# shared: the words that every process with this partition open looks at.
+from libc.stdint cimport int64_t, uint32_t
+
+from seglog.engine cimport platform
+from seglog.engine.layout cimport SharedWords
+from seglog.engine.liveness cimport Liveness
+from seglog.engine.mapping cimport Mapping
+
+
+cdef class Shared:
+    cdef readonly str path
+    cdef Mapping mapping
+    cdef SharedWords *words
+    cdef readonly Liveness liveness
+    cdef int64_t lock_timeout_us
+    cdef bint shut                  # its log was closed: nobody need wait any longer
+
+    cdef int lock_slowly(self) except -1
+    cdef int wait_for(self, int64_t offset, bint durable, int64_t timeout_us) except -1
+
+    # 1: taken; 2: taken from a dead holder, whose half-done work needs repair
+    cdef inline int lock(self) except -1:
+        if platform.cas_u32(&self.words.lock, 0, self.liveness.word):
+            return 1
+        return self.lock_slowly()
+
+    # The exchange is a full fence: what was published before it is visible before anybody looks at the flags.
+    cdef inline void unlock(self) noexcept nogil:
+        platform.exchange_u32(&self.words.lock, 0)
+        if self.words.lock_wanted:
+            self.words.lock_wanted = 0
+            platform.wake_u32(&self.words.lock, 1)
+
+    # Call after a full fence (unlock is one). Costs a load when nobody waits.
+    cdef inline void ring(self) noexcept nogil:
+        if self.words.bell_waiting:
+            self.words.bell_waiting = 0
+            platform.add_u32(&self.words.bell, 1)
+            platform.wake_u32(&self.words.bell, 0x7FFFFFFF)
