@@ -26,7 +26,7 @@ SOURCES := $(wildcard src/engine/*.pyx src/engine/*.pxd src/engine/*.h)
 # Two builds at once in one tree would write the same C files; where flock(1) exists they take turns.
 ALONE := $(if $(shell command -v flock 2>/dev/null),flock $(VENV)/.lock)
 ENGINE_TESTS := $(wildcard tests/unit)
-ENGINE_MODULES := $(patsubst src/engine/%.pyx,seglog.engine.%,$(wildcard src/engine/*.pyx))
+STUBTEST := MYPYPATH=build/typing $(BIN)/python -m mypy.stubtest --allowlist tests/typing/stubtest-allow.txt $(patsubst src/engine/%.pyx,seglog.engine.%,$(wildcard src/engine/*.pyx))
 
 demo: build
 	$(BIN)/seglog demo $(ARGS)
@@ -37,11 +37,11 @@ test: build
 check: build types
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p seglog
-	$(BIN)/python -m mypy.stubtest $(ENGINE_MODULES)
+	$(STUBTEST)
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 stubs: build types
-	$(BIN)/python -m mypy.stubtest $(ENGINE_MODULES)
+	$(STUBTEST)
 
 bench: build
 	$(BIN)/python -m pytest bench --benchmark-only --ignore=bench/compare $(ARGS)

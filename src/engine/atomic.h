@@ -46,6 +46,12 @@ static __inline int seglog_cas_u32(volatile uint32_t *p, uint32_t expected, uint
 static __inline uint32_t seglog_add_u32(volatile uint32_t *p, uint32_t v) {
     return (uint32_t)_InterlockedExchangeAdd((volatile long *)p, (long)v);
 }
+static __inline uint32_t seglog_or_u32(volatile uint32_t *p, uint32_t v) {
+    return (uint32_t)_InterlockedOr((volatile long *)p, (long)v);
+}
+static __inline uint32_t seglog_and_u32(volatile uint32_t *p, uint32_t v) {
+    return (uint32_t)_InterlockedAnd((volatile long *)p, (long)v);
+}
 static __inline void seglog_fence(void) { volatile long x = 0; _InterlockedExchange(&x, 1); }
 static __inline void seglog_pause(void) {
 #if defined(_M_ARM64)
@@ -69,6 +75,12 @@ static inline int seglog_cas_u32(volatile uint32_t *p, uint32_t expected, uint32
 }
 static inline uint32_t seglog_add_u32(volatile uint32_t *p, uint32_t v) {
     return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);
+}
+static inline uint32_t seglog_or_u32(volatile uint32_t *p, uint32_t v) {
+    return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST);
+}
+static inline uint32_t seglog_and_u32(volatile uint32_t *p, uint32_t v) {
+    return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST);
 }
 static inline void seglog_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void seglog_pause(void) {

@@ -28,6 +28,7 @@ cdef class Batch:
     cdef int columns(self, int64_t position, Columns *c) noexcept nogil
     cdef Record make(self, const Entry *e)
     cdef _numbers(self, int which)
+    cdef bint any_frame(self, int flag)
 
 
 cdef class Column:

@@ -19,7 +19,7 @@ from libc.string cimport memset
 import numpy as np
 
 from seglog.engine.frame cimport Columns, Entry, Packed, columns_entry, columns_parse, packed
-from seglog.engine.layout cimport FRAME_HEADER, FrameHeader
+from seglog.engine.layout cimport HAS_HEADERS, HAS_KEYS, FrameHeader, frame_length
 from seglog.engine.record cimport Record
 
 _INT64 = np.dtype("<i8")
@@ -87,7 +87,7 @@ cdef class Batch:
                 break
             wanted -= here
             first = 0
-            at += h.frame_length
+            at += frame_length(h)
         if self.columns(at, &c):
             raise RuntimeError("a checked frame changed under its reader")
         columns_entry(&c, <uint32_t>(first + wanted), &e)
@@ -110,14 +110,22 @@ cdef class Batch:
     @property
     def keys(self):
         """The keys, as a `Column`; None when no record of the batch has a key. *O(frames)*."""
+        return column(self, KEYS) if self.any_frame(HAS_KEYS) else None
+
+    @property
+    def headers(self):
+        """The headers of each record, as a list of dicts; None when no record of the batch has any. *O(frames)*, then a dict each."""
+        return [record.headers for record in self] if self.any_frame(HAS_HEADERS) else None
+
+    cdef bint any_frame(self, int flag):
         cdef int64_t at = self.start
         cdef const FrameHeader *h
         while at < self.end:
             h = <const FrameHeader *>(self.mapping.data + at)
-            if h.flags & 4:
-                return column(self, KEYS)
-            at += h.frame_length
-        return None
+            if h.flags & flag:
+                return True
+            at += frame_length(h)
+        return False
 
     @property
     def offsets(self):
@@ -150,7 +158,7 @@ cdef class Batch:
                     n += 1
                     i += 1
                 i = 0
-                at += (<const FrameHeader *>(self.mapping.data + at)).frame_length
+                at += frame_length(<const FrameHeader *>(self.mapping.data + at))
         if not sound:
             raise RuntimeError("a checked frame changed under its reader")
         return frozen(array)
@@ -182,7 +190,7 @@ cdef class Walk:
             self.i = self.batch.skip if self.position == self.batch.start else 0
             if self.batch.columns(self.position, &self.c):
                 raise RuntimeError("a checked frame changed under its reader")
-            self.position += (<const FrameHeader *>(self.batch.mapping.data + self.position)).frame_length
+            self.position += frame_length(<const FrameHeader *>(self.batch.mapping.data + self.position))
         columns_entry(&self.c, self.i, e)
         self.i += 1
         self.left -= 1
@@ -247,7 +255,7 @@ cdef class Column:
                 n += 1
                 i += 1
             i = 0
-            at += (<const FrameHeader *>(b.mapping.data + at)).frame_length
+            at += frame_length(<const FrameHeader *>(b.mapping.data + at))
         return out
 
     cdef int locate(self) except -1:
@@ -288,7 +296,7 @@ cdef class Column:
                     n += 1
                     i += 1
                 i = 0
-                at += (<const FrameHeader *>(b.mapping.data + at)).frame_length
+                at += frame_length(<const FrameHeader *>(b.mapping.data + at))
         if not sound:
             raise RuntimeError("a checked frame changed under its reader")
         self._valid = frozen(valid) if nulls else None

@@ -7,6 +7,7 @@ with the numbers; what it means for the data; what to do. Where Python has a nat
 from __future__ import annotations
 
 import errno as _errno
+import os as _os
 
 __all__ = [
     "ClosedError",
@@ -174,3 +175,18 @@ class TopicExists(SeglogError, ValueError):
 
 class TopicMismatch(SeglogError, ValueError):
     """The topic exists with other settings; `differences` maps each to (asked, existing)."""
+
+
+def os_error(code: int, doing: str, path: str) -> OSError:
+    """The error of the tree for the operating system's -errno `code`."""
+    text = _os.strerror(-code)
+    if -code in (_errno.ENOSPC, getattr(_errno, "EDQUOT", _errno.ENOSPC)):
+        return StoreFull(
+            f"the disk is full: {doing} {path}: {text}. Everything before is intact; appends work "
+            "again once there is room.",
+            errno=_errno.ENOSPC,
+            path=path,
+        )
+    if -code in (_errno.EACCES, _errno.EROFS, _errno.EPERM):
+        return ReadOnlyStore(f"{doing} {path}: {text}. Nothing was changed.", path=path)
+    return StoreIOError(f"{doing} {path}: {text}", errno=-code, path=path)

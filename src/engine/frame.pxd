@@ -49,13 +49,6 @@ cdef int body_check(const FrameHeader *h) noexcept nogil
 cdef int columns_parse(const FrameHeader *h, const char *blobs, int64_t blob_size, Columns *c) noexcept nogil
 cdef int64_t columns_end(const FrameHeader *h) noexcept nogil
 cdef void columns_entry(const Columns *c, uint32_t i, Entry *e) noexcept nogil
-cdef inline int64_t frame_next_offset(const FrameHeader *h) noexcept nogil:
-    cdef const int32_t *deltas
-    if h.flags & 2 == 0:
-        return h.base_offset + h.count
-    deltas = <const int32_t *>(<const char *>h + 64 + (8 * <int64_t>h.count if h.flags & 1 else 0))
-    return h.base_offset + deltas[h.count - 1] + 1
-
 
 cdef enum:
     FROM_LIST, FROM_OFFSETS32, FROM_OFFSETS64, FROM_SPANS, FROM_STRIDE

@@ -1,10 +1,13 @@
 from typing import Any
 
+from typing_extensions import disjoint_base
+
+@disjoint_base
 class Packed:
-    """Many byte strings in one buffer: item i is `data[offsets[i]:offsets[i+1]]`."""
     def __init__(self, data: Any, offsets: Any, ends: Any = None) -> None: ...
     @property
     def count(self) -> int: ...
     def __len__(self) -> int: ...
 
+@disjoint_base
 class Scratch: ...

@@ -20,7 +20,7 @@ from libc.string cimport memcpy, memset
 from seglog.engine.checksum cimport xxh3_64, xxh3_64_seed
 from seglog.engine.layout cimport (
     CODEC_LZ4, CODEC_NONE, FIXED_STRIDE, FRAME_BYTES_MAX, FRAME_HASHED, FRAME_HEADER, FRAME_MAGIC, HAS_DELTAS,
-    HAS_HEADERS, HAS_KEY_NULLS, HAS_KEYS, HAS_NULLS, HAS_TIMESTAMPS, KNOWN_FLAGS, FrameHeader, align8,
+    HAS_HEADERS, HAS_KEY_NULLS, HAS_KEYS, HAS_NULLS, HAS_TIMESTAMPS, KNOWN_FLAGS, FrameHeader, align8, frame_length,
 )
 from seglog.engine.record cimport check_headers
 
@@ -38,14 +38,15 @@ cdef int frame_check(const char *at, int64_t room, uint64_t salt) noexcept nogil
     if h.magic != FRAME_MAGIC:
         return FRAME_MAGIC_BAD
     # Bounds first, then the hash: a length that is nonsense must not lead anywhere.
-    if h.frame_length < FRAME_HEADER or h.frame_length > room or h.frame_length & 7:
+    if frame_length(h) > room:
         return FRAME_SHORT
     if h.header_hash != xxh3_64_seed(at, FRAME_HASHED, salt):
         return FRAME_HEADER_BAD
     # From here on the header is what some seglog wrote, for this segment.
     if h.flags & ~KNOWN_FLAGS or h.codec > CODEC_LZ4:
         return FRAME_UNKNOWN
-    if h.count == 0 or align8(h.body_length) != h.frame_length - FRAME_HEADER:
+    if h.count == 0 or h.count > h.span or (h.count != h.span) != (h.flags & HAS_DELTAS != 0) \
+            or h.base_offset < 0 or columns_end(h) > h.body_length:
         return FRAME_HEADER_BAD
     return FRAME_OK
 
@@ -82,7 +83,9 @@ cdef int offsets_check(const int32_t *offsets, int64_t n) noexcept nogil:
     cdef int64_t i
     cdef int32_t bad = offsets[0]
     for i in range(n):
-        bad |= offsets[i + 1] - offsets[i]      # a step down sets the sign; no branch, so the compiler vectorises
+        # A step down sets the sign, and so does an offset below 0, without which the difference could wrap around.
+        # No branch, so the compiler vectorises.
+        bad |= offsets[i + 1] | <int32_t>(<uint32_t>offsets[i + 1] - <uint32_t>offsets[i])
     return FRAME_COLUMNS_BAD if offsets[0] != 0 or bad < 0 else FRAME_OK
 
 
@@ -96,7 +99,7 @@ cdef int columns_parse(const FrameHeader *h, const char *blobs, int64_t blob_siz
     cdef const char *body = <const char *>h + FRAME_HEADER
     cdef int64_t end = columns_end(h)
     cdef int32_t step
-    if end > h.body_length or (h.flags & HAS_KEY_NULLS and not h.flags & HAS_KEYS):
+    if h.flags & HAS_KEY_NULLS and not h.flags & HAS_KEYS:
         return FRAME_COLUMNS_BAD
     c.timestamps = NULL
     c.deltas = c.key_offsets = c.header_offsets = c.value_offsets = NULL
@@ -118,6 +121,8 @@ cdef int columns_parse(const FrameHeader *h, const char *blobs, int64_t blob_siz
             if c.deltas[i] <= step:
                 return FRAME_COLUMNS_BAD
             step = c.deltas[i]
+        if <uint32_t>step + 1 != h.span:
+            return FRAME_COLUMNS_BAD
     if h.flags & HAS_KEYS:
         c.key_offsets = <const int32_t *>(body + at)
         at += align8(4 * (n + 1))
@@ -268,12 +273,11 @@ cdef class Packed:
         return <const char *>view.buf if view.buf != NULL else <const char *>""
 
 
-cdef list as_bytes_list(object values, str what):
-    """A list of exact bytes (and None) of the same items; the list itself when it already is one."""
-    cdef list items = values if type(values) is list else list(values)
+cdef list as_bytes_list(list values, str what):
+    """Make every item of a list exact bytes, or None."""
+    cdef list items = values
     cdef Py_ssize_t i
     cdef object item
-    cdef bint copied = False
     for i in range(PyList_GET_SIZE(items)):
         item = items[i]
         if item is None or type(item) is bytes:
@@ -282,8 +286,6 @@ cdef list as_bytes_list(object values, str what):
             raise TypeError(f"{what} {i} is a str; a {what} is bytes: encode it first, for instance {what}.encode()")
         if not PyObject_CheckBuffer(item):
             raise TypeError(f"{what} {i} is {type(item).__name__}; a {what} is a bytes-like object or None")
-        if not copied:
-            items, copied = list(items), True
         items[i] = bytes(memoryview(item))
     return items
 
@@ -314,7 +316,8 @@ cdef Packed packed(object values, str what):
             p.stride = p.pins[0].len // p.count if p.count else 0
             p.data = <const char *>p.pins[0].buf if p.pins[0].buf != NULL else <const char *>""
             return p
-    p.owner = as_bytes_list(values, what)
+    # A copy, of pointers only: another thread may change the caller's list while an append has let go of the GIL.
+    p.owner = as_bytes_list(list(values), what)
     p.kind = FROM_LIST
     p.count = PyList_GET_SIZE(p.owner)
     p.items = list_items(p.owner)
@@ -457,7 +460,7 @@ cdef int64_t encode(
     body = scratch.data + FRAME_HEADER
     memset(h, 0, FRAME_HEADER)
     h.magic = FRAME_MAGIC
-    h.count = <uint32_t>n
+    h.count = h.span = <uint32_t>n
     h.flags = flags
     h.codec = CODEC_NONE
     h.base_timestamp = base
@@ -510,7 +513,6 @@ cdef void seal_body(FrameHeader *h, int64_t body_length) noexcept nogil:
     """The body is complete: its length, its hash, and zeros up to the next multiple of 8."""
     cdef char *body = <char *>h + FRAME_HEADER
     h.body_length = <uint32_t>body_length
-    h.frame_length = <uint32_t>(FRAME_HEADER + align8(body_length))
     memset(body + body_length, 0, align8(body_length) - body_length)
     h.body_hash = xxh3_64(body, body_length)
 

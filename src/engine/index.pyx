@@ -16,10 +16,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from seglog.engine cimport platform
-from seglog.engine.checksum cimport xxh3_64
-from seglog.engine.frame cimport FRAME_OK, frame_check, frame_next_offset
+from seglog.engine.checksum cimport xxh3_64_seed
+from seglog.engine.frame cimport FRAME_OK, frame_check
 from seglog.engine.layout cimport (
-    INDEX_EVERY, INDEX_HEADER, INDEX_MAGIC, INDEX_SEALED, INDEX_VERSION, LOWEST, SEGMENT_HEADER, FrameHeader, IndexEntry, IndexHeader,
+    INDEX_EVERY, INDEX_HEADER, INDEX_MAGIC, INDEX_SEALED, INDEX_VERSION, LOWEST, SEGMENT_HEADER, FrameHeader, IndexEntry, IndexHeader, frame_length, next_offset_of,
 )
 from seglog.engine.mapping cimport Mapping, map_fd
 from seglog.engine.segment cimport Segment
@@ -73,7 +73,8 @@ cdef class Index:
 
     cdef void seal(self, int64_t max_timestamp) noexcept nogil:
         self.header.max_timestamp = max_timestamp
-        self.header.hash = xxh3_64(self.entries, self.header.count * sizeof(IndexEntry))
+        self.header.hash = xxh3_64_seed(
+            self.entries, self.header.count * sizeof(IndexEntry), <uint64_t>max_timestamp)
         platform.store_u32(&self.header.flags, INDEX_SEALED)
 
 
@@ -146,7 +147,7 @@ cdef Index open_index(Segment segment, uint64_t boot):
             or index.header.count > index.room:
         return None
     if index.header.flags & INDEX_SEALED:
-        if index.header.hash != xxh3_64(index.entries, index.header.count * sizeof(IndexEntry)):
+        if index.header.hash != xxh3_64_seed(index.entries, index.header.count * sizeof(IndexEntry), <uint64_t>index.header.max_timestamp):
             return None
     elif index.header.boot != boot:
         return None
@@ -177,8 +178,8 @@ cdef Index build_index(Segment segment, int64_t end_position, int64_t end_offset
                 last = position
             if h.max_timestamp > highest:
                 highest = h.max_timestamp
-            expected = frame_next_offset(h)
-            position += h.frame_length
+            expected = next_offset_of(h)
+            position += frame_length(h)
         if keep:
             index.seal(highest)
     if keep:

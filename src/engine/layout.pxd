@@ -39,6 +39,8 @@ cdef enum:
     MARK_B = 1024
     MARK_SEALED = 1                     # end_position and end_offset are final
     MARK_CLEAN = 2                      # closed cleanly: nothing was ever appended behind durable_position
+    MARK_UNSYNCED = 4                   # written with fsync="never": says nothing about what is on disk
+    SEGMENT_SPARSE = 1                  # not allocated: to be written by pwrite, never through the map
 
     # ---- index ----
     INDEX_VERSION = 1
@@ -74,16 +76,16 @@ cdef extern from *:
 
 cdef struct FrameHeader:
     uint32_t magic
-    uint32_t frame_length               # header, body and padding, in bytes
+    uint32_t body_length                # bytes of body before the padding to a multiple of 8
     int64_t base_offset
-    uint32_t count                      # records, at least 1
+    uint32_t count                      # records, 1 .. span: less than span only where compaction left gaps
     uint16_t flags
     uint8_t codec
     uint8_t reserved                    # 0
     int64_t base_timestamp              # us since the epoch, of the first record
     int64_t max_timestamp
     uint32_t epoch
-    uint32_t body_length                # bytes of body before the padding
+    uint32_t span                       # offsets it covers: the next frame starts at base_offset + span
     uint64_t body_hash                  # XXH3-64 of the body
     uint64_t header_hash                # XXH3-64, seeded with the segment's salt, of the 56 bytes before
 
@@ -98,7 +100,7 @@ cdef struct SegmentHeader:
     int64_t reserved_offset             # no record of this segment has an offset as high as this
     int64_t created                     # us since the epoch
     uint32_t epoch                      # the epoch it was created in
-    uint32_t flags                      # 0
+    uint32_t flags                      # SEGMENT_*
     uint64_t partition_id               # random, the same in every segment of a partition
     int64_t previous_end                # the offset at which the segment before this one ended
     int64_t start_offset                # the partition's first offset when this was created
@@ -126,7 +128,7 @@ cdef struct IndexHeader:
     int64_t max_timestamp               # with INDEX_SEALED
     uint32_t count                      # entries
     uint32_t reserved
-    uint64_t hash                       # with INDEX_SEALED: XXH3-64 of the entries
+    uint64_t hash                       # with INDEX_SEALED: XXH3-64 of the entries, seeded with max_timestamp
     uint64_t unused
 
 
@@ -157,13 +159,14 @@ cdef struct SharedWords:
     int64_t next_offset
     int64_t tail_position               # where next_offset will be written; lags when a writer died in between
     int64_t active_base                 # the segment being written
+    uint64_t active_salt                # its salt: also tells a segment from the one it replaced
     int64_t max_timestamp               # of the active segment
     int64_t indexed_position            # of the last frame with an index entry
     uint32_t epoch
     uint32_t attention                  # not 0: an append must look before it goes on (ATTENTION_*)
     int64_t first_offset
     int64_t segments                    # +1 whenever the list of segments changes
-    uint64_t _pad2[8]
+    uint64_t _pad2[7]
     # durability
     int64_t durable_offset
     int64_t durable_position            # in durable_base
@@ -187,3 +190,11 @@ cdef enum:
 
 cdef inline int64_t align8(int64_t n) noexcept nogil:
     return (n + 7) & ~<int64_t>7
+
+
+cdef inline int64_t frame_length(const FrameHeader *h) noexcept nogil:
+    return FRAME_HEADER + align8(h.body_length)
+
+
+cdef inline int64_t next_offset_of(const FrameHeader *h) noexcept nogil:
+    return h.base_offset + h.span

@@ -18,6 +18,7 @@ cdef class Liveness:
     cdef bint by_byte
     cdef Mapping mapping
     cdef Slot *slots
+    cdef uint32_t *bell             # the store's bell, and whether somebody waits for it
     cdef bytes directory
     cdef const char *directory_text
     cdef object __weakref__

@@ -20,6 +20,7 @@ import time
 import weakref
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdio cimport snprintf
 
 from seglog.engine cimport platform
@@ -27,10 +28,13 @@ from seglog.engine.checksum cimport xxh3_64
 from seglog.engine.layout cimport SHARED_VERSION, SLOT_HEADER, SLOTS, SLOTS_MAGIC
 from seglog.engine.mapping cimport Mapping, map_fd
 
-from seglog.engine.errors import ClosedError, DirectoryInUse, ReadOnlyStore, StoreIOError
+from seglog.engine.errors import ClosedError, DirectoryInUse, ReadOnlyStore, StoreIOError, os_error
 
 if sys.platform != "win32":
     import fcntl
+
+cdef enum:
+    BELL = 512                      # in the header page, on lines of its own
 
 _SHM_BYTES = SLOT_HEADER + SLOTS * sizeof(Slot)
 _living = weakref.WeakSet()
@@ -62,6 +66,12 @@ def boot_id() -> str:
 cdef object boot_hash():
     cdef bytes text = boot_id().encode()
     return xxh3_64(<const char *>text, len(text))
+
+
+def is_network(path) -> bool:
+    """Whether `path` lies on a network file system, whose pages are not shared between machines. One system call."""
+    cdef bytes name = os.fsencode(path)
+    return platform.is_network(name) == 1
 
 
 class file_lock:
@@ -127,6 +137,8 @@ cdef class Liveness:
         _living.add(self)
 
     def _open_slots(self):
+        cdef int rc
+        cdef bytes zeros
         shm = os.path.join(self.path, "shm")
         try:
             fd = os.open(shm, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
@@ -138,9 +150,12 @@ cdef class Liveness:
         try:
             with file_lock(fd, shm):
                 status = os.fstat(fd)
-                if status.st_size != _SHM_BYTES:
-                    if status.st_size < _SHM_BYTES:
-                        os.ftruncate(fd, _SHM_BYTES)
+                if status.st_size < _SHM_BYTES:
+                    # Real zeros: a hole could fail at a store, by a signal, when the disk is full.
+                    zeros = b"\0" * _SHM_BYTES
+                    rc = platform.pwrite_all(fd, zeros, _SHM_BYTES, 0)
+                    if rc:
+                        raise os_error(rc, "cannot make", shm)
                 mapping = map_fd(fd, _SHM_BYTES, True)
                 head = <uint64_t *>mapping.data
                 if not (head[0] == SLOTS_MAGIC and head[1] == SHARED_VERSION and head[2] == boot
@@ -158,6 +173,7 @@ cdef class Liveness:
             os.close(fd)
         self.mapping = mapping
         self.slots = <Slot *>(mapping.data + SLOT_HEADER)
+        self.bell = <uint32_t *>(mapping.data + BELL)
 
     def _take_slot(self):
         cdef int i, rc, fd
@@ -238,6 +254,27 @@ cdef class Liveness:
             for i in range(SLOTS)
             if self.slots[i].generation and self.is_alive((self.slots[i].generation << 16) | <uint32_t>(i + 1))
         ]
+
+    def listen(self):
+        """Say that this process is about to wait for an append anywhere in the store; a ticket for `wait`.
+
+        Look at whatever you wait for between the two: an append that you did not see then makes `wait` return at once.
+        """
+        platform.store_u32(&self.bell[1], 1)
+        platform.fence()
+        return platform.load_u32(&self.bell[0])
+
+    def wait(self, uint32_t ticket, double timeout):
+        """Sleep until some partition of the store was appended to since `listen`, at most `timeout` seconds and 50 ms.
+
+        Returns whether the bell rang. Without the GIL; Ctrl-C works.
+        """
+        cdef uint32_t *bell = self.bell
+        cdef int64_t us = <int64_t>(min(max(timeout, 0.0), 0.05) * 1e6)
+        with nogil:
+            platform.wait_u32(bell, ticket, us)
+        PyErr_CheckSignals()
+        return platform.load_u32(&bell[0]) != ticket
 
     def close(self):
         """Give the slot back. Locks that this handle still held would count as a dead process's."""

@@ -52,7 +52,6 @@ cdef class Log:
     cdef dict open_segments, indexes
     cdef Scratch spare
 
-    cdef int clear_marks(self) noexcept
     cdef _settle(
         self, Segment last, Mark *mark, bint marked, int64_t position, int64_t end, uint32_t epoch)
     cdef int64_t now(self) except? -1
@@ -71,7 +70,8 @@ cdef class Log:
     cdef int fail(self, int code, str path) except -1
     cdef int check_state(self) except -1
     cdef int sync_to(self, int64_t target) except -1
-    cdef int sync_now(self) except -1
+    cdef int sync_now(self, bint after_death) except -1
+    cdef int sync_older(self, int64_t base) except -1
     cdef Segment segment(self, int64_t base)
     cdef Index index_of(self, Segment segment, int64_t end_offset)
     cdef list current_bases(self)

@@ -18,6 +18,7 @@ excludes threads as it does processes; the dicts and lists for reading are repla
 """
 import bisect
 import errno
+import json
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -37,15 +38,15 @@ from seglog.engine.batch cimport Batch
 from seglog.engine.checksum cimport xxh3_64, xxh3_64_seed
 from seglog.engine.frame cimport (
     FRAME_BODY_BAD, FRAME_COLUMNS_BAD, FRAME_HEADER_BAD, FRAME_MAGIC_BAD, FRAME_OK, FRAME_SHORT, FRAME_UNKNOWN, Columns, Packed,
-    Scratch, body_check, columns_end, columns_parse, compress, encode, frame_check, frame_next_offset, packed,
+    Scratch, body_check, columns_end, columns_parse, compress, encode, frame_check, packed,
 )
 from seglog.engine.index cimport Index, build_index, create_index, open_index
 from seglog.engine.layout cimport (
     LOWEST,
     ATTENTION_CLEAN, ATTENTION_DELETED, ATTENTION_FAILED, CODEC_NONE, FIXED_STRIDE, FRAME_BYTES_MAX, FRAME_HASHED,
     FRAME_HEADER, FRAME_MAGIC, HAS_HEADERS, HAS_KEYS, HAS_NULLS, HAS_TIMESTAMPS, INDEX_EVERY, INDEX_SEALED, MARK_CLEAN,
-    MARK_SEALED, SEGMENT_BYTES_MAX, SEGMENT_HEADER, SHARED_BYTES, SHARED_DELETED, SHARED_FAILED, SHARED_MAGIC, SHARED_READY, SHARED_VERSION,
-    FrameHeader, Mark, SegmentHeader, SharedWords, align8,
+    MARK_SEALED, MARK_UNSYNCED, SEGMENT_BYTES_MAX, SEGMENT_HEADER, SHARED_BYTES, SHARED_DELETED, SHARED_FAILED, SHARED_MAGIC, SHARED_READY, SHARED_VERSION,
+    FrameHeader, Mark, SegmentHeader, SharedWords, align8, frame_length, next_offset_of,
 )
 from seglog.engine.liveness cimport Liveness, boot_hash
 from seglog.engine.mapping cimport Mapping, map_fd
@@ -55,12 +56,12 @@ from seglog.engine.shared cimport Shared
 
 from seglog.engine import codecs
 from seglog.engine.errors import (
-    ClosedError, ConfigError, CorruptBatch, CorruptSegment, LockTimeout, OffsetOutOfRange, PartitionFailed, ReadOnlyStore, RecordTooLarge,
-    StoreIOError, TopicNotFound, UnsupportedFormat,
+    ClosedError, ConfigError, CorruptBatch, CorruptSegment, LockTimeout, OffsetOutOfRange, PartitionFailed, RecordTooLarge,
+    SeglogError, TopicNotFound, UnsupportedFormat, os_error,
 )
 from seglog.engine.liveness import file_lock
 from seglog.engine.record import Span
-from seglog.engine.segment import os_error, segment_name, sync_directory
+from seglog.engine.segment import segment_name, sync_directory
 
 cdef enum:
     # From this frame size on, pwrite beats stores into pages that are new to this process: a store takes a fault per
@@ -70,6 +71,9 @@ cdef enum:
     POPULATE_MAX = 2097152
     OPEN_SEGMENTS = 64              # sealed ones kept mapped for reading
     STACK_BODY = 2048
+
+# When nobody can say how many offsets were given out, go on this far behind: 8 million such accidents fit into 63 bits.
+cdef int64_t UNKNOWN_OFFSETS = <int64_t>1 << 40
 
 
 _WHY = {
@@ -104,6 +108,78 @@ cdef bint is_segment_name(str name):
 cdef list list_bases(str path):
     """The base offsets of the segment files in a directory, in order. Other files are not ours to judge."""
     return sorted([int(name[:20]) for name in os.listdir(path) if is_segment_name(name)])
+
+
+cdef int rewrite(int fd, int64_t start, int64_t stop) except? -99:
+    """Read [start, stop) and write it back, so that every page is dirty again. 0 or -errno."""
+    cdef char *block = <char *>PyMem_RawMalloc(1 << 20)
+    cdef int64_t size
+    cdef int rc = 0
+    if block == NULL:
+        raise MemoryError()
+    with nogil:
+        while start < stop and rc == 0:
+            size = min(<int64_t>1 << 20, stop - start)
+            if platform.pread_all(fd, block, size, start) != size:
+                rc = -EIO
+            else:
+                rc = platform.pwrite_all(fd, block, size, start)
+            start += size
+    PyMem_RawFree(block)
+    return rc
+
+
+cdef int rewrite_file(str path) except -1:
+    cdef int rc, fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        rc = rewrite(fd, 0, os.fstat(fd).st_size)
+        if rc == 0:
+            with nogil:
+                rc = platform.datasync(fd)
+        if rc:
+            raise os_error(rc, "cannot write again", path)
+    finally:
+        os.close(fd)
+    return 0
+
+
+cdef int remove_segment(str directory, int64_t base) except -1:
+    """Unlink a segment and its index; whoever has them mapped keeps them."""
+    for suffix in (".log", ".idx"):
+        try:
+            os.unlink(os.path.join(directory, segment_name(base)[:-4] + suffix))
+        except FileNotFoundError:
+            pass
+    return 0
+
+
+def read_losses(path):
+    """What recoveries of the partition in `path` found lost, oldest first: the lines of its `losses` file."""
+    try:
+        with open(os.path.join(path, "losses"), "rb") as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return ()
+    losses = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            losses.append(Loss(*(entry[name] for name in Loss._fields)))
+        except (ValueError, KeyError, TypeError):
+            continue                # a line that a crash cut: the next recovery finds the same again
+    return tuple(losses)
+
+
+def write_losses(path, losses, now):
+    """Remember losses beside the data, before anything else makes them hard to see."""
+    if not losses:
+        return
+    name = os.path.join(path, "losses")
+    with open(name, "ab") as file:
+        for loss in losses:
+            file.write(json.dumps({"time": now, **loss._asdict()}).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 cdef class Log:
@@ -183,9 +259,11 @@ cdef class Log:
         cdef Shared shared = Shared.__new__(Shared)
         cdef SharedWords *w
         cdef Mapping mapping
-        if create:
+        cdef bint ours, known
+        if create and not os.path.isdir(self.path):
             try:
                 os.makedirs(self.path, exist_ok=True)
+                sync_directory(os.path.dirname(os.path.abspath(self.path)))
             except OSError as error:
                 raise os_error(-error.errno, "cannot make the directory", self.path) from error
         elif not os.path.isdir(self.path):
@@ -202,7 +280,7 @@ cdef class Log:
             with file_lock(fd, name, lock_timeout):
                 status = os.fstat(fd)
                 if status.st_size < SHARED_BYTES:
-                    # Real zeros: a hole could fail at a store, when the disk is full.
+                    # Real zeros: a hole could fail at a store, by a signal, when the disk is full.
                     rc = platform.pwrite_all(fd, b"\0" * 4096, SHARED_BYTES, 0)
                     if rc:
                         raise os_error(rc, "cannot make", name)
@@ -211,46 +289,57 @@ cdef class Log:
                 shared.words = w = <SharedWords *>mapping.data
                 shared.lock_timeout_us = <int64_t>(lock_timeout * 1e6)
                 self.shared, self.w = shared, w
-                try:
-                    if not (
-                        w.magic == SHARED_MAGIC and w.version == SHARED_VERSION and w.state == SHARED_READY
-                        and w.boot == self.boot and w.device == <uint64_t>status.st_dev and w.inode == <uint64_t>status.st_ino
-                        and os.path.exists(os.path.join(self.path, segment_name(w.active_base)))
-                    ):
-                        if w.magic == SHARED_MAGIC and w.boot == self.boot and w.inode == <uint64_t>status.st_ino:
-                            # Others may still have these words mapped (a failed sync): not in the middle of an append.
-                            shared.lock()
-                        self._recover(status.st_dev, status.st_ino)
-                    self.incarnation = w.incarnation
-                    self.shut = False
-                except BaseException:
-                    if w.lock == liveness.word:
-                        shared.unlock()
-                    raise
+                # `known`: words of this boot, so what they say happened. `ours`: of this very file, not of a copy.
+                known = w.magic == SHARED_MAGIC and w.version == SHARED_VERSION and w.boot == self.boot
+                ours = known and w.device == <uint64_t>status.st_dev and w.inode == <uint64_t>status.st_ino
+                if not (
+                    ours and w.state == SHARED_READY
+                    and os.path.exists(os.path.join(self.path, segment_name(w.active_base)))
+                ):
+                    if ours:
+                        # Others may have these words mapped (a failed sync): not while they are in the middle of an append.
+                        shared.lock()
+                    try:
+                        self._recover(status, known, ours)
+                    finally:
+                        if w.lock == liveness.word:
+                            shared.unlock()
+                else:
+                    self.losses = read_losses(self.path)
+                self.incarnation = w.incarnation
+                self.shut = False
+        except OSError as error:
+            if isinstance(error, SeglogError):
+                raise
+            raise os_error(-error.errno, "cannot open", error.filename or self.path) from error
         finally:
             os.close(fd)
 
-    def _recover(self, device, inode):
-        """Make the shared words from the files. Alone: the caller holds the lock of the shm file, and no live process has these words."""
+    def _recover(self, status, bint known, bint ours):
+        """Make the shared words from the files. Alone: the caller holds the lock of the shm file, and any live handle of old."""
         cdef SharedWords *w = self.w
         cdef Segment last = None, fresh
         cdef Scanner scan
         cdef Mark mark
         cdef SegmentHeader header
-        cdef int64_t position = SEGMENT_HEADER, end = 0, next_base, start, torn, found
-        cdef int code
+        cdef int64_t position = SEGMENT_HEADER, end = 0, next_base = 0, start = 0, torn, found
+        cdef int64_t rewrite_from = w.durable_base if ours and w.state == SHARED_FAILED else -1
+        cdef int code = FRAME_OK
         cdef uint32_t epoch = 1, incarnation = w.incarnation + 1
-        cdef bint clean = False, marked = False
+        cdef bint clean = False, marked = False, blank, empty = False
         cdef list losses = [], bases
         cdef uint64_t identity = <uint64_t>int.from_bytes(os.urandom(8), "little")
+        if known:
+            next_base = max(w.next_offset, 0)   # given out in this boot, whatever became of the files
         w.state = 0
+        platform.or_u32(&w.attention, ATTENTION_FAILED)
         for name in os.listdir(self.path):
             if name.endswith(".log.tmp") or name.endswith(".idx.tmp"):
                 os.unlink(os.path.join(self.path, name))
+        platform.failpoint("recover.begin")
         # The process before may have died between a rename and its sync.
         sync_directory(self.path)
         bases = list_bases(self.path)
-        next_base = start = 0
         memset(&mark, 0, sizeof(Mark))
         while bases:
             path = os.path.join(self.path, segment_name(bases[-1]))
@@ -258,19 +347,20 @@ cdef class Log:
                 last = open_segment(path, True, self.by_pwrite)
                 break
             except CorruptSegment as error:
-                size = os.path.getsize(path)
-                losses.append(Loss("corrupt", path, 0, bases[-1], -1, size, str(error)))
-                # A segment holds fewer records than it has bytes, so beyond these offsets none was given out.
-                next_base = max(next_base, bases[-1] + max(size, self.segment_bytes))
+                losses.append(Loss("corrupt", path, 0, bases[-1], -1, os.path.getsize(path), str(error)))
+                # How many offsets it gave out is in there, unreadable; this many it did not.
+                next_base = max(next_base, bases[-1] + UNKNOWN_OFFSETS)
                 bases.pop()
         if last is not None:
-            epoch = last.header.epoch
             identity = last.header.partition_id
             marked = last.read_mark(&mark)
-            position = mark.durable_position if marked else SEGMENT_HEADER
-            end = mark.durable_offset if marked else last.base_offset
             start = max(last.header.start_offset, mark.start_offset)
-            epoch = max(epoch, mark.epoch)
+            epoch = max(last.header.epoch, mark.epoch)
+            marked = marked and not mark.flags & MARK_UNSYNCED
+            if marked:
+                position, end = mark.durable_position, mark.durable_offset
+            else:
+                end = last.base_offset
             scan = Scanner(last, position, end)
             while True:
                 PyErr_CheckSignals()
@@ -288,18 +378,21 @@ cdef class Log:
                 found = scan.resync(scan.position, scan.offset + 1)
                 if found < 0:
                     break
-                losses.append(Loss("torn", last.path, scan.position, scan.offset,
-                                   (<const FrameHeader *>scan.need(found, FRAME_HEADER)).base_offset, found - scan.position,
-                                   _WHY[code]))
-                scan.offset = (<const FrameHeader *>scan.need(found, FRAME_HEADER)).base_offset
-                scan.position = found
+                following = (<const FrameHeader *>scan.need(found, FRAME_HEADER)).base_offset
+                losses.append(Loss("torn", last.path, scan.position, scan.offset, following, found - scan.position, _WHY[code]))
+                scan.offset, scan.position = following, found
             epoch = max(epoch, scan.epoch)
             blank = scan.blank(scan.position)
             clean = (
-                marked and mark.flags & MARK_CLEAN and scan.position == position and blank and not next_base
-                and last.size == last.header.capacity
+                marked and mark.flags & MARK_CLEAN and scan.position == position and blank
+                and next_base <= scan.offset and last.size == last.header.capacity
             )
             position, end = scan.position, scan.offset
+            if mark.flags & MARK_SEALED and mark.end_offset == end:
+                # A successor was durable before this mark was written: it is gone.
+                losses.append(Loss("missing", last.path, position, end, -1, 0, "the segment files after this one are gone"))
+                next_base = max(next_base, end + UNKNOWN_OFFSETS)
+                clean = False
             if not clean:
                 torn = 0 if blank else last.size - position
                 if torn:
@@ -307,11 +400,18 @@ cdef class Log:
                 if last.size < last.header.capacity:
                     losses.append(Loss("missing", last.path, last.size, end, -1, last.header.capacity - last.size,
                                        "the file was cut short"))
+                platform.failpoint("recover.scanned")
                 self._settle(last, &mark, marked, position, end, epoch)
+                platform.failpoint("recover.settled")
                 next_base = max(next_base, end, last.header.reserved_offset)
                 epoch += 1
-        losses.extend(self._missing_segments(bases))
-        if marked and start < bases[0]:
+        if rewrite_from >= 0 or (known and not ours):
+            # After a failed sync the cache may hold what the disk does not; and nobody ever synced a copy.
+            for base in bases:
+                if base >= rewrite_from:
+                    rewrite_file(os.path.join(self.path, segment_name(base)))
+        losses.extend(self._missing_segments(bases, start))
+        if bases and start < bases[0] and last is not None and not mark.flags & MARK_UNSYNCED:
             losses.append(Loss("missing", self.path, 0, start, bases[0], 0, "the first segment files are gone"))
         if clean:
             fresh = last
@@ -323,7 +423,7 @@ cdef class Log:
             header.created = self.now()
             header.epoch = epoch
             header.partition_id = identity
-            empty = last is not None and end == last.base_offset
+            empty = last is not None and end == last.base_offset and next_base > end
             # An empty segment goes, and its successor says in its place where the one before ended.
             header.previous_end = next_base if last is None else last.header.previous_end if empty else end
             header.start_offset = start
@@ -334,62 +434,62 @@ cdef class Log:
             mark.flags = MARK_CLEAN
             mark.epoch = epoch
             fresh = create_segment(self.path, &header, &mark, self.by_pwrite, True)
-            position, end = SEGMENT_HEADER, next_base
+            platform.failpoint("recover.made")
             if empty:
-                os.unlink(last.path)
+                remove_segment(self.path, last.base_offset)
                 bases.pop()
+            elif last is not None:
+                # The successor is durable: now the old one may say that it is complete.
+                last.read_mark(&mark)
+                mark.flags |= MARK_SEALED
+                mark.end_position, mark.end_offset = position, end
+                last.write_mark(&mark)
+            position, end = SEGMENT_HEADER, next_base
             bases.append(next_base)
-        memset(<char *>w + 0, 0, SHARED_BYTES)
+        write_losses(self.path, losses, self.now())
+        platform.failpoint("recover.words")
+        if not ours:
+            memset(w, 0, SHARED_BYTES)
+            platform.or_u32(&w.attention, ATTENTION_FAILED)
         w.incarnation = incarnation
         w.version = SHARED_VERSION
-        w.boot, w.device, w.inode, w.partition_id = self.boot, device, inode, identity
-        w.next_offset = w.durable_offset = end
+        w.boot, w.device, w.inode, w.partition_id = self.boot, status.st_dev, status.st_ino, identity
         w.tail_position = w.durable_position = position
         w.active_base = w.durable_base = fresh.base_offset
+        w.active_salt = fresh.salt
         w.max_timestamp = LOWEST
         w.indexed_position = -INDEX_EVERY
         w.epoch = epoch
         w.first_offset = max(start, bases[0])
-        w.segments = 1
-        w.attention = ATTENTION_CLEAN
+        w.segments += 1
+        platform.store_i64(&w.durable_offset, end)
+        platform.store_i64(&w.next_offset, end)
         if clean:
             self._resume_index(fresh, position, end)
         else:
             create_index(fresh, self.boot)
+        platform.failpoint("recover.filled")
         w.magic = SHARED_MAGIC
+        platform.exchange_u32(&w.attention, ATTENTION_CLEAN)
         platform.store_u32(&w.state, SHARED_READY)
-        self.losses = tuple(losses)
+        self.losses = read_losses(self.path)
 
     cdef _settle(
         self, Segment last, Mark *mark, bint marked, int64_t position, int64_t end, uint32_t epoch,
     ):
         """Make what survived durable, and what did not survive gone: old bytes must not come back behind new ones."""
-        cdef char *block = <char *>PyMem_RawMalloc(1 << 20)
-        cdef int64_t at = mark.durable_position if marked else SEGMENT_HEADER, size
-        cdef int rc = 0
-        if block == NULL:
-            raise MemoryError()
-        try:
-            # After a failed sync the cache may hold pages, marked clean, that the disk never saw: write them again.
-            while at < position and rc == 0:
-                size = min(<int64_t>1 << 20, position - at)
-                with nogil:
-                    if platform.pread_all(last.fd, block, size, at) != size:
-                        rc = -EIO
-                    else:
-                        rc = platform.pwrite_all(last.fd, block, size, at)
-                at += size
-            if rc == 0:
-                with nogil:
-                    rc = platform.zero(last.fd, position, last.size)
-                    if rc == 0:
-                        rc = last.sync()
-        finally:
-            PyMem_RawFree(block)
+        cdef int rc
+        # After a failed sync the cache may hold pages, marked clean, that the disk never saw: write them again.
+        rc = rewrite(last.fd, mark.durable_position if marked else SEGMENT_HEADER, position)
         if rc == 0:
-            mark.durable_position = mark.end_position = position
-            mark.durable_offset = mark.end_offset = end
-            mark.flags = MARK_SEALED
+            with nogil:
+                rc = platform.zero(last.fd, position, last.size)
+                if rc == 0:
+                    rc = last.sync()
+        platform.failpoint("settle.zeroed")
+        if rc == 0:
+            mark.durable_position, mark.durable_offset = position, end
+            mark.flags = 0
             mark.epoch = epoch
             rc = last.write_mark(mark)
             if rc == 0:
@@ -398,7 +498,7 @@ cdef class Log:
         if rc:
             raise os_error(rc, "cannot repair the tail of", last.path)
 
-    def _missing_segments(self, list bases):
+    def _missing_segments(self, list bases, int64_t start):
         """Losses for files that are gone: each segment says where the one before it ended."""
         cdef list losses = []
         cdef Segment segment, previous = None
@@ -407,13 +507,15 @@ cdef class Log:
             path = os.path.join(self.path, segment_name(base))
             try:
                 segment = open_segment(path, False, False)
+            except FileNotFoundError:
+                continue
             except CorruptSegment as error:
                 losses.append(Loss("corrupt", path, 0, base, -1, os.path.getsize(path), str(error)))
                 previous = None
                 continue
             if previous is not None and previous.read_mark(&mark) and mark.flags & MARK_SEALED \
-                    and mark.end_offset < segment.header.previous_end:
-                losses.append(Loss("missing", previous.path, mark.end_position, mark.end_offset,
+                    and mark.end_offset < segment.header.previous_end and segment.header.previous_end > start:
+                losses.append(Loss("missing", previous.path, mark.end_position, max(start, mark.end_offset),
                                    segment.header.previous_end, 0, "segment files between this one and the next are gone"))
             previous = segment
         return losses
@@ -422,26 +524,24 @@ cdef class Log:
         """After a clean close: go on with the index that is there, or with a new one of the same content."""
         cdef Index index = open_index(segment, self.boot), built
         cdef SharedWords *w = self.w
-        cdef Segment reading = open_segment(segment.path, False, False)
+        cdef const FrameHeader *h
+        cdef int64_t at = SEGMENT_HEADER
         if index is None or not index.header.flags & INDEX_SEALED or index.room < index.header.count + 1:
-            built = build_index(reading, position, end, False)
-            built.seal(LOWEST)
+            built = build_index(segment, position, end, False)
             index = create_index(segment, self.boot)
             index.header.count = built.header.count
             memcpy(index.entries, built.entries, built.header.count * 16)
-        index.header.boot = self.boot
         index.header.flags = 0
+        index.header.boot = self.boot
         # Timestamps behind the last entry are found again by walking the few frames there.
-        cdef int64_t at = SEGMENT_HEADER
-        cdef const FrameHeader *h
         if index.header.count:
             at = index.entries[index.header.count - 1].position
             w.indexed_position = at
             w.max_timestamp = index.entries[index.header.count - 1].max_timestamp
-        while at < position and frame_check(reading.data + at, reading.size - at, reading.salt) == FRAME_OK:
-            h = <const FrameHeader *>(reading.data + at)
+        while at < position and frame_check(segment.data + at, segment.size - at, segment.salt) == FRAME_OK:
+            h = <const FrameHeader *>(segment.data + at)
             w.max_timestamp = max(w.max_timestamp, h.max_timestamp)
-            at += h.frame_length
+            at += frame_length(h)
 
     # ---- the shared state --------------------------------------------------------------------------------------
 
@@ -465,9 +565,8 @@ cdef class Log:
 
     cdef int fail(self, int code, str path) except -1:
         """A sync failed: final, for every process, until the partition is reopened."""
-        self.w.attention |= ATTENTION_FAILED
-        platform.store_u32(&self.w.state, SHARED_FAILED)
-        platform.fence()
+        platform.or_u32(&self.w.attention, ATTENTION_FAILED)
+        platform.exchange_u32(&self.w.state, SHARED_FAILED)
         self.w.bell_waiting = 1
         self.shared.ring()
         platform.add_u32(&self.w.sync_bell, 1)
@@ -494,33 +593,48 @@ cdef class Log:
     cdef int repair(self) except -1:
         """Under the lock, after a holder died: the watermark is the truth, find its position again.
 
-        The dead may have made a segment and not switched to it, or published and not moved `tail_position`.
+        The dead may have published and not moved `tail_position`, or switched to a new segment and not said so, or made one and
+        not switched to it: that one is empty, and the next roll removes it.
         """
         cdef SharedWords *w = self.w
-        cdef int64_t position = SEGMENT_HEADER, offset, highest = LOWEST
+        cdef int64_t position = SEGMENT_HEADER, offset, found, highest = LOWEST
         cdef const FrameHeader *h
-        cdef Segment segment
-        bases = [b for b in list_bases(self.path) if b <= w.next_offset]
-        if bases and bases[-1] > w.active_base:
-            platform.store_i64(&w.active_base, bases[-1])
-        platform.store_i64(&w.segments, w.segments + 1)
-        segment = self.segment(w.active_base)
+        cdef Segment segment = open_segment(os.path.join(self.path, segment_name(w.active_base)), True, self.by_pwrite)
+        w.active_salt = segment.salt
         offset = segment.base_offset
         with nogil:
-            while offset < w.next_offset and frame_check(segment.data + position, segment.size - position, segment.salt) == FRAME_OK:
+            while offset < w.next_offset:
+                if frame_check(segment.data + position, segment.size - position, segment.salt) != FRAME_OK:
+                    # Damage that nobody has read yet: step over it, it is told when it is read.
+                    found = segment.next_frame(position, segment.size, offset + 1, w.next_offset)
+                    if found < 0:
+                        break
+                    position = found
                 h = <const FrameHeader *>(segment.data + position)
-                offset = frame_next_offset(h)
+                offset = next_offset_of(h)
                 highest = max(highest, h.max_timestamp)
-                position += h.frame_length
+                position += frame_length(h)
         if offset != w.next_offset:
-            self.fail(-errno.EIO, segment.path)
+            platform.or_u32(&w.attention, ATTENTION_FAILED)
+            platform.exchange_u32(&w.state, SHARED_FAILED)
+            raise PartitionFailed(
+                f"{segment.path}: a writer died, and the frames up to offset {w.next_offset:,} cannot be found again: the walk ends at "
+                f"position {position:,}, offset {offset:,}. No further append is taken. Close the store in every process and open "
+                "it again: that verifies and repairs.", path=segment.path, durable_offset=w.durable_offset,
+            )
         w.tail_position = position
+        platform.failpoint("repair.walked")
         w.max_timestamp = highest
         w.indexed_position = -INDEX_EVERY
+        platform.store_i64(&w.segments, w.segments + 1)
+        self.base, self.salt = -1, 0    # look again: at the segment, and at its index
         return 0
 
     cdef int adopt(self, Segment segment, Index index) except -1:
         """Under the lock: from now on this is the segment that this handle writes."""
+        # Entries will follow: a seal that a close left is no longer true.
+        index.header.flags = 0
+        index.header.boot = self.boot
         self.active, self.index = segment, index
         self.data, self.base, self.salt = segment.data, segment.base_offset, segment.salt
         self.capacity, self.reserved_offset = segment.size, segment.header.reserved_offset
@@ -530,15 +644,16 @@ cdef class Log:
 
     cdef int open_active(self) except -1:
         """Under the lock: another process rolled, or this handle has not written yet."""
-        cdef Segment segment = open_segment(os.path.join(self.path, segment_name(self.w.active_base)), True, self.by_pwrite)
-        cdef Index index = open_index(segment, self.boot)
+        cdef SharedWords *w = self.w
+        cdef Segment segment = open_segment(os.path.join(self.path, segment_name(w.active_base)), True, self.by_pwrite)
+        cdef Index index = open_index(segment, self.boot), built
         if index is None:
             index = create_index(segment, self.boot)
-            self.w.indexed_position = -INDEX_EVERY
-            if self.w.tail_position > SEGMENT_HEADER:
-                built = build_index(self.segment(segment.base_offset), self.w.tail_position, self.w.next_offset, False)
-                index.header.count = (<Index>built).header.count
-                memcpy(index.entries, (<Index>built).entries, index.header.count * 16)
+            w.indexed_position = -INDEX_EVERY
+            if w.tail_position > SEGMENT_HEADER:
+                built = build_index(segment, w.tail_position, w.next_offset, False)
+                index.header.count = built.header.count
+                memcpy(index.entries, built.entries, index.header.count * 16)
         return self.adopt(segment, index)
 
     cdef int make_room(self, int64_t size, int64_t count) except -1:
@@ -548,28 +663,25 @@ cdef class Log:
         cdef int64_t window, start
         cdef int rc
         self.check_state()
-        if w.active_base != self.base:
+        if w.active_salt != self.salt or w.active_base != self.base:
             self.open_active()
         if w.attention & ATTENTION_CLEAN:
             # The mark says that nothing lies behind it. Take that back, on disk, before it becomes untrue.
             self.active.read_mark(&mark)
             mark.flags &= ~<uint32_t>MARK_CLEAN
             mark.epoch = w.epoch
-            if self.fsync == FSYNC_NEVER and w.durable_offset == self.base:
-                # No durable mark at all, so that recovery keeps whatever it finds: see _recover.
-                mark.sequence = 0
-                rc = self.clear_marks()
-            else:
-                rc = self.active.write_mark(&mark)
+            if self.fsync == FSYNC_NEVER and mark.durable_position == SEGMENT_HEADER:
+                mark.flags |= MARK_UNSYNCED
+            rc = self.active.write_mark(&mark)
             if rc == 0:
                 with nogil:
                     rc = self.active.sync()
             if rc:
                 self.fail(rc, self.active.path)
-            w.attention &= ~<uint32_t>ATTENTION_CLEAN
-            # Entries will follow: the seal that close() left is no longer true.
-            self.index.header.boot = self.boot
             self.index.header.flags = 0
+            self.index.header.boot = self.boot
+            platform.failpoint("clean.cleared")
+            platform.and_u32(&w.attention, ~<uint32_t>ATTENTION_CLEAN)
         if w.tail_position + size > self.capacity or w.next_offset + count > self.reserved_offset:
             self.roll(size, count)
         if self.stores and size < LARGE and w.tail_position + size > self.populated:
@@ -586,28 +698,53 @@ cdef class Log:
             self.populated = start + window
         return 0
 
-    cdef int clear_marks(self) noexcept:
-        cdef char blank[512]
-        cdef int rc
-        memset(blank, 0, sizeof(blank))
-        rc = platform.pwrite_all(self.active.fd, blank, 512, 512)
-        return rc if rc else platform.pwrite_all(self.active.fd, blank, 512, 1024)
+    cdef int sync_older(self, int64_t base) except -1:
+        """Put the segments before `base` on disk that are not known to be (fsync="never" left them), oldest first."""
+        cdef int rc, fd
+        cdef SharedWords *w = self.w
+        if w.durable_base >= base:
+            return 0
+        for older in list_bases(self.path):
+            if not w.durable_base <= older < base:
+                continue
+            path = os.path.join(self.path, segment_name(older))
+            try:
+                fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+            except FileNotFoundError:
+                continue            # trimmed meanwhile
+            try:
+                with nogil:
+                    rc = platform.datasync(fd)
+            finally:
+                os.close(fd)
+            if rc:
+                self.fail(rc, path)
+        return 0
 
     cdef int roll(self, int64_t size, int64_t count) except -1:
         """Under the lock: go on in a new segment. The old one is whole on disk first, unless fsync is `never`."""
         cdef SharedWords *w = self.w
         cdef Segment old = self.active, fresh
+        cdef Index old_index = self.index, index
         cdef SegmentHeader header
         cdef Mark mark
-        cdef int64_t tail = w.tail_position
+        cdef int64_t tail = w.tail_position, highest = w.max_timestamp
         cdef int rc
-        if self.fsync != FSYNC_NEVER:
+        cdef bint synced = self.fsync != FSYNC_NEVER, empty = w.next_offset == old.base_offset
+        if synced:
+            self.sync_older(old.base_offset)
             with nogil:
                 rc = old.sync()
             if rc:
                 self.fail(rc, old.path)
+        # A roll that failed, or a writer that died in one, may have left an empty segment behind.
+        for stray in list_bases(self.path):
+            if stray > w.active_base:
+                remove_segment(self.path, stray)
         memset(&header, 0, sizeof(header))
-        header.base_offset = header.previous_end = w.next_offset
+        header.base_offset = w.next_offset
+        # A segment that never held a record is replaced, for instance by one that a large first frame fits in.
+        header.previous_end = old.header.previous_end if empty else w.next_offset
         header.capacity = min(max(old.header.capacity * 2, self.segment_bytes_min), self.segment_bytes)
         header.capacity = (max(header.capacity, SEGMENT_HEADER + size) + 4095) & ~<int64_t>4095
         header.reserved_offset = header.base_offset + max(header.capacity // 8, count)
@@ -620,40 +757,50 @@ cdef class Log:
         mark.durable_offset = header.base_offset
         mark.start_offset = w.first_offset
         mark.epoch = w.epoch
-        # With `never` there is no mark: nothing before this segment is known to be on disk.
-        fresh = create_segment(self.path, &header, NULL if self.fsync == FSYNC_NEVER else &mark, self.by_pwrite, True)
+        mark.flags = 0 if synced else MARK_UNSYNCED
+        platform.failpoint("roll.synced")
+        fresh = create_segment(self.path, &header, &mark, self.by_pwrite, True)
+        platform.failpoint("roll.made")
         index = create_index(fresh, self.boot)
-        # The successor is durable: now the old one may say that it is complete.
-        if self.index is not None:
-            self.index.seal(w.max_timestamp)
-        if old.read_mark(&mark) or self.fsync != FSYNC_NEVER:
-            mark.flags = MARK_SEALED
-            mark.end_position, mark.end_offset = tail, w.next_offset
-            mark.start_offset, mark.epoch = w.first_offset, w.epoch
-            if self.fsync != FSYNC_NEVER:
-                mark.durable_position, mark.durable_offset = tail, w.next_offset
-            old.write_mark(&mark)
-        if not old.by_pwrite:
-            platform.punch(old.fd, tail, old.size)
         w.tail_position = SEGMENT_HEADER
         w.max_timestamp = LOWEST
         w.indexed_position = -INDEX_EVERY
-        if self.fsync != FSYNC_NEVER:
+        platform.failpoint("roll.switching")
+        w.active_salt = fresh.salt
+        platform.store_i64(&w.active_base, header.base_offset)
+        platform.failpoint("roll.switched")
+        if synced:
             w.durable_position, w.durable_base = SEGMENT_HEADER, header.base_offset
             platform.store_i64(&w.durable_offset, header.base_offset)
-        platform.store_i64(&w.active_base, header.base_offset)
         platform.store_i64(&w.segments, w.segments + 1)
-        return self.adopt(fresh, index)
+        self.adopt(fresh, index)
+        if empty:
+            return 0
+        # The successor is durable and in use: now the old one may say that it is complete, and give back what it did not need.
+        platform.failpoint("roll.sealing")
+        old.read_mark(&mark)
+        mark.flags |= MARK_SEALED
+        mark.end_position, mark.end_offset = tail, header.base_offset
+        mark.start_offset, mark.epoch = w.first_offset, w.epoch
+        if synced:
+            mark.flags &= ~<uint32_t>MARK_UNSYNCED
+            mark.durable_position, mark.durable_offset = tail, header.base_offset
+        old.write_mark(&mark)
+        old_index.seal(highest)
+        if not old.by_pwrite:
+            platform.punch(old.fd, tail, old.size)
+        platform.failpoint("roll.sealed")
+        return 0
 
     # ---- appending ---------------------------------------------------------------------------------------------
 
     cdef int64_t place(self, FrameHeader *h, const char *body) noexcept nogil:
         """Under the lock: stamp, store, publish. The base offset given, or -1 when `make_room` must look first, or a -errno - 1."""
         cdef SharedWords *w = self.w
-        cdef int64_t position = w.tail_position, offset = w.next_offset, size = h.frame_length
+        cdef int64_t position = w.tail_position, offset = w.next_offset, size = frame_length(h)
         cdef char *at
         cdef int rc
-        if w.attention or w.active_base != self.base or position + size > self.capacity \
+        if w.attention or w.active_salt != self.salt or position + size > self.capacity \
                 or offset + h.count > self.reserved_offset:
             return -1
         h.base_offset = offset
@@ -668,27 +815,32 @@ cdef class Log:
                 return -1
             at = self.data + position
             memcpy(at, h, FRAME_HEADER)
+            platform.failpoint("place.header")
             memcpy(at + FRAME_HEADER, body, h.body_length)
             # The padding may hold bytes of a writer that died here.
             memset(at + FRAME_HEADER + h.body_length, 0, size - FRAME_HEADER - h.body_length)
+        platform.failpoint("place.stored")
         if position - w.indexed_position >= INDEX_EVERY:
             if self.index is not None:
                 self.index.add(offset - self.base, position, w.max_timestamp)
             w.indexed_position = position
         if h.max_timestamp > w.max_timestamp:
             w.max_timestamp = h.max_timestamp
+        platform.failpoint("place.indexed")
         platform.store_i64(&w.next_offset, offset + h.count)
+        platform.failpoint("place.published")
         # A writer that dies between these two stores leaves the second to its successor: see repair.
         w.tail_position = position + size
+        platform.failpoint("place.moved")
         return offset
 
     cdef int write_large(self, FrameHeader *h, const char *body, int64_t position) noexcept nogil:
         """By pwrite: no page faults. Header and body are neighbours when the frame was built in one piece."""
         cdef char zeros[8]
-        cdef int64_t padding = h.frame_length - FRAME_HEADER - h.body_length
+        cdef int64_t padding = frame_length(h) - FRAME_HEADER - h.body_length
         cdef int rc
         if body == <const char *>h + FRAME_HEADER:
-            return platform.pwrite_all(self.active.fd, <const char *>h, h.frame_length, position)
+            return platform.pwrite_all(self.active.fd, <const char *>h, frame_length(h), position)
         rc = platform.pwrite_all(self.active.fd, <const char *>h, FRAME_HEADER, position)
         if rc == 0:
             rc = platform.pwrite_all(self.active.fd, body, h.body_length, position + FRAME_HEADER)
@@ -706,8 +858,8 @@ cdef class Log:
         if offset < 0:
             try:
                 while offset == -1:
-                    self.make_room(h.frame_length, h.count)
-                    if h.frame_length >= LARGE or not self.stores:
+                    self.make_room(frame_length(h), h.count)
+                    if frame_length(h) >= LARGE or not self.stores:
                         with nogil:
                             offset = self.place(h, body)
                     else:
@@ -757,7 +909,7 @@ cdef class Log:
                 size=at, limit=self.record_bytes_max, index=0,
             )
         h.magic = FRAME_MAGIC
-        h.count = 1
+        h.count = h.span = 1
         if self.codec and at >= 128:
             return self.append_packed(
                 packed([value], "value"), None if key is None else packed([key], "key"),
@@ -765,7 +917,6 @@ cdef class Log:
         if key_size < 0 and header_size == 0 and size >= 0:
             h.flags = FIXED_STRIDE
             h.body_length = <uint32_t>size
-            h.frame_length = <uint32_t>(FRAME_HEADER + align8(size))
             h.body_hash = xxh3_64(data, size)
             return self.commit(&h, data)
         at += 64
@@ -804,7 +955,6 @@ cdef class Log:
                 memcpy(body + at, data, size)
                 at += size
             h.body_length = <uint32_t>at
-            h.frame_length = <uint32_t>(FRAME_HEADER + align8(at))
             h.body_hash = xxh3_64(body, at)
             return self.commit(&h, body)
         finally:
@@ -882,7 +1032,7 @@ cdef class Log:
             if (holder == 0 or not liveness.is_alive(holder)) and platform.cas_u32(&w.sync_lock, holder, me):
                 try:
                     if platform.load_i64(&w.durable_offset) < target:
-                        self.sync_now()
+                        self.sync_now(holder != 0)
                 finally:
                     platform.exchange_u32(&w.sync_lock, 0)
                     if w.sync_waiting:
@@ -899,54 +1049,51 @@ cdef class Log:
             PyErr_CheckSignals()
         return 0
 
-    cdef int sync_now(self) except -1:
-        """Holding the sync lock: put on disk what is published now."""
+    cdef int sync_now(self, bint after_death) except -1:
+        """Holding the sync lock: put on disk what is published now. `after_death`: its last holder died in here."""
         cdef SharedWords *w = self.w
         cdef Shared shared = self.shared
         cdef Segment segment
         cdef Mark mark
         cdef int64_t offset, position, base
-        cdef int rc, fd
+        cdef int rc = 0
         self.lock()
         try:
             self.check_state()
-            if w.active_base != self.base:
+            if w.active_salt != self.salt or w.active_base != self.base:
                 self.open_active()
             offset, position, base, segment = w.next_offset, w.tail_position, w.active_base, self.active
+            if w.durable_offset >= offset:
+                return 0            # a roll was faster
+            if after_death:
+                # Its sync may have failed, and taken the kernel's only report of that with it.
+                rc = rewrite(segment.fd, w.durable_position if w.durable_base == base else SEGMENT_HEADER, position)
+            segment.read_mark(&mark)
+            if w.durable_base == base:
+                mark.durable_position, mark.durable_offset = w.durable_position, w.durable_offset
+            else:
+                mark.durable_position, mark.durable_offset = SEGMENT_HEADER, base
+            mark.flags = 0 if w.durable_base == base else MARK_UNSYNCED
+            mark.start_offset, mark.epoch = w.first_offset, w.epoch
+            # The mark lags by one sync and rides along with this one; what it says was already true before.
+            if rc == 0:
+                rc = segment.write_mark(&mark)
         finally:
             shared.unlock()
-        # Segments before this one that were left unsynced (fsync="never"), oldest first: a mark in a segment says
-        # that everything before it is whole.
-        for older in self.current_bases():
-            if w.durable_base <= older < base:
-                path = os.path.join(self.path, segment_name(older))
-                try:
-                    fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
-                except FileNotFoundError:
-                    continue        # trimmed meanwhile
-                try:
-                    with nogil:
-                        rc = platform.datasync(fd)
-                finally:
-                    os.close(fd)
-                if rc:
-                    self.fail(rc, path)
-        segment.read_mark(&mark)
-        if w.durable_base == base:
-            mark.durable_position, mark.durable_offset = w.durable_position, w.durable_offset
-        else:
-            mark.durable_position, mark.durable_offset = SEGMENT_HEADER, base
-        mark.start_offset, mark.epoch = w.first_offset, w.epoch
-        # The mark lags by one sync and rides along with this one; what it says was already true before.
-        rc = segment.write_mark(&mark)
+        platform.failpoint("sync.begin")
         if rc == 0:
+            # Oldest first: a mark in a segment says that everything before it is whole.
+            self.sync_older(base)
             with nogil:
                 rc = segment.sync()
         if rc:
             self.fail(rc, segment.path)
-        w.durable_position, w.durable_base = position, base
-        platform.store_i64(&w.durable_offset, offset)
-        platform.fence()
+        platform.failpoint("sync.done")
+        self.lock()
+        if offset > w.durable_offset and not w.attention & ATTENTION_FAILED:
+            w.durable_position, w.durable_base = position, base
+            platform.store_i64(&w.durable_offset, offset)
+        shared.unlock()
         shared.ring()
         return 0
 
@@ -972,7 +1119,7 @@ cdef class Log:
             self.lock()
             try:
                 self.check_state()
-                if w.active_base != self.base:
+                if w.active_salt != self.salt:
                     self.open_active()
                 if w.next_offset > w.active_base and self.now() - self.active.header.created >= self.segment_age_us:
                     self.roll(0, 0)
@@ -982,22 +1129,29 @@ cdef class Log:
     # ---- finding -----------------------------------------------------------------------------------------------
 
     cdef list current_bases(self):
-        cdef int64_t version = platform.load_i64(&self.w.segments)
+        """The base offsets of the segments, in order; listed again when the shared counter says that they changed."""
+        cdef int64_t version = platform.load_i64(&self.w.segments), active
         if version != self.bases_version:
-            bases = list_bases(self.path)
-            # A segment made but not switched to yet is nobody's business.
-            self.bases = [b for b in bases if b <= self.w.active_base]
+            active = platform.load_i64(&self.w.active_base)
+            # A segment made but not switched to yet is nobody's business; one that was replaced is another file now.
+            self.bases = [b for b in list_bases(self.path) if b <= active]
+            self.open_segments.pop(active, None)
+            self.indexes.pop(active, None)
             self.bases_version = version
         return self.bases
 
     cdef Segment segment(self, int64_t base):
         """A segment mapped for reading. Raises FileNotFoundError when it was trimmed away meanwhile."""
-        cdef Segment s
-        if base == self.base and self.active is not None:
-            return self.active      # its pages are in memory already
+        cdef Segment s = self.active
+        if s is not None and s.base_offset == base and s.salt == self.w.active_salt:
+            return s                # its pages are in memory already
         s = self.open_segments.get(base)
         if s is None:
             s = open_segment(os.path.join(self.path, segment_name(base)), False, False)
+            if s.header.partition_id != self.w.partition_id:
+                raise CorruptSegment(
+                    f"{s.path} belongs to another partition. Nothing was deleted.", path=s.path, offset=base, resume_offset=-1,
+                    misplaced=True)
             if len(self.open_segments) >= OPEN_SEGMENTS:
                 # The oldest mapping goes first; views that were handed out keep theirs.
                 for old in list(self.open_segments)[:OPEN_SEGMENTS // 4]:
@@ -1007,15 +1161,19 @@ cdef class Log:
         return s
 
     cdef int64_t end_of(self, list bases, Py_ssize_t i) except? -1:
-        """The offset at which segment i ends: the next one says so; the last one ends at the watermark."""
+        """The offset at which segment i ends: the next one says so, or its own seal; the last one ends at the watermark."""
         cdef Segment following
+        cdef Mark mark
         if i + 1 >= len(bases):
             return platform.load_i64(&self.w.next_offset)
         try:
             following = self.segment(bases[i + 1])
+            return following.header.previous_end
         except CorruptSegment:
+            following = self.segment(bases[i])
+            if following.read_mark(&mark) and mark.flags & MARK_SEALED:
+                return mark.end_offset
             return bases[i + 1]
-        return following.header.previous_end
 
     cdef Index index_of(self, Segment segment, int64_t end_offset):
         cdef Index index = self.index
@@ -1058,10 +1216,9 @@ cdef class Log:
         if position + FRAME_HEADER <= segment.size \
                 and frame_check(segment.data + position, segment.size - position, segment.salt) == FRAME_OK:
             h = <const FrameHeader *>(segment.data + position)
-            if h.base_offset == expected:
-                resume[0] = frame_next_offset(h)        # only the body is bad: the header still says how far it goes
-                if resume[0] <= end:
-                    return position + h.frame_length
+            if h.base_offset == expected and next_offset_of(h) <= end:
+                resume[0] = next_offset_of(h)        # only the body is bad: the header still says how far it goes
+                return position + frame_length(h)
         with nogil:
             found = segment.next_frame(position, segment.size, expected + 1, end)
         resume[0] = end if found < 0 else (<const FrameHeader *>(segment.data + found)).base_offset
@@ -1103,6 +1260,10 @@ cdef class Log:
             bases = self.current_bases()
             i = bisect.bisect_right(bases, offset) - 1
             if i < 0:
+                if not self.skip_corrupt and bases[0] > offset:
+                    raise CorruptSegment(
+                        f"{self.path}: the first segment files are gone, and with them offsets {offset:,} to {bases[0] - 1:,}. Reading "
+                        f"goes on from {bases[0]:,}.", path=self.path, offset=offset, resume_offset=bases[0])
                 i = 0
                 offset = max(offset, bases[0])
             try:
@@ -1111,21 +1272,23 @@ cdef class Log:
                 # watermark would not do, for it may already count records of a segment that `bases` does not know.
                 end = self.end_of(bases, i) if i + 1 < len(bases) else stop
             except FileNotFoundError:
-                # Trimmed between the listing and the opening.
+                # Trimmed between the listing and the opening, or gone.
                 self.bases_version = -1
                 tries += 1
-                if tries > 100 or offset >= self.first_offset:
-                    resume = bases[i + 1] if i + 1 < len(bases) else self.next_offset
-                    if not self.skip_corrupt:
-                        raise CorruptSegment(
-                            f"{self.path}: the segment file {segment_name(bases[i])} is gone, and with it offsets {offset:,} to "
-                            f"{resume - 1:,}. Reading goes on from {resume:,}.",
-                            path=os.path.join(self.path, segment_name(bases[i])), offset=offset, resume_offset=resume)
-                    offset = resume
+                if offset < platform.load_i64(&self.w.first_offset):
+                    self._out_of_range(offset)
+                if tries < 100:
                     continue
-                self._out_of_range(offset)
+                raise CorruptSegment(
+                    f"{self.path}: the segment file {segment_name(bases[i])} cannot be opened, and comes back in every listing.",
+                    path=os.path.join(self.path, segment_name(bases[i])), offset=offset, resume_offset=-1) from None
             except CorruptSegment as error:
-                resume = bases[i + 1] if i + 1 < len(bases) else self.next_offset
+                if getattr(error, "misplaced", False) and i > 0:
+                    # A file under a name that is not its own is not part of the log. What lies there is the business of the
+                    # segment before: its records, or a hole that is told there.
+                    self.bases = [b for b in bases if b != bases[i]]
+                    continue
+                resume = bases[i + 1] if i + 1 < len(bases) else stop
                 if not self.skip_corrupt:
                     raise CorruptSegment(
                         f"{error} Reading goes on from offset {resume:,}.", path=error.path, offset=offset, resume_offset=resume,
@@ -1146,8 +1309,8 @@ cdef class Log:
                 if code == FRAME_OK and h.base_offset != expected:
                     code = FRAME_HEADER_BAD
                 if code == FRAME_OK:
-                    next_offset = frame_next_offset(h)
-                    next_position = position + h.frame_length
+                    next_offset = next_offset_of(h)
+                    next_position = position + frame_length(h)
                     if next_offset <= offset:           # before what was asked: its body does not matter
                         position, expected = next_position, next_offset
                         continue
@@ -1212,8 +1375,8 @@ cdef class Log:
                     while skip + first < h.count and first < max_records - count and \
                             h.base_offset + (c.deltas[skip + first] if c.deltas != NULL else skip + first) < limit:
                         first += 1
-                    if first == 0:
-                        break
+                    if first == 0:          # what is left of it lies at `stop` or behind
+                        return batch if count else None
                     next_offset = h.base_offset + (c.deltas[skip + first - 1] if c.deltas != NULL else skip + first - 1) + 1
                 count += first
                 batch.count = count
@@ -1348,28 +1511,26 @@ cdef class Log:
                 self._out_of_range(before)
             if before <= w.first_offset:
                 return w.first_offset
-            if w.active_base != self.base:
+            if w.active_salt != self.salt or w.active_base != self.base:
                 self.open_active()
+            platform.failpoint("trim.begin")
             platform.store_i64(&w.first_offset, before)
-            if self.active.read_mark(&mark) or self.fsync != FSYNC_NEVER:
-                mark.start_offset, mark.epoch = before, w.epoch
-                if mark.durable_position == 0:
-                    mark.durable_position, mark.durable_offset = SEGMENT_HEADER, self.base
-                rc = self.active.write_mark(&mark)
-                if rc == 0 and self.fsync != FSYNC_NEVER:
-                    with nogil:
-                        rc = self.active.sync()
-                if rc:
-                    self.fail(rc, self.active.path)
+            if not self.active.read_mark(&mark):
+                mark.durable_position, mark.durable_offset, mark.flags = SEGMENT_HEADER, self.base, MARK_UNSYNCED
+            mark.start_offset, mark.epoch = before, w.epoch
+            rc = self.active.write_mark(&mark)
+            if rc == 0 and self.fsync != FSYNC_NEVER:
+                with nogil:
+                    rc = self.active.sync()
+            if rc:
+                self.fail(rc, self.active.path)
+            platform.failpoint("trim.marked")
             bases = [b for b in list_bases(self.path) if b <= w.active_base]
             for i, base in enumerate(bases[:-1]):
                 if bases[i + 1] > before:
                     break
-                for suffix in (".log", ".idx"):
-                    try:
-                        os.unlink(os.path.join(self.path, segment_name(base)[:-4] + suffix))
-                    except FileNotFoundError:
-                        pass
+                remove_segment(self.path, base)
+                platform.failpoint("trim.removed")
                 self.open_segments.pop(base, None)
                 self.indexes.pop(base, None)
             platform.store_i64(&w.segments, w.segments + 1)
@@ -1416,7 +1577,9 @@ cdef class Log:
                 if found < 0:
                     break
                 scan.position, scan.offset = found, following
-        losses.extend(self._missing_segments(bases))
+        losses.extend(self._missing_segments(bases, self.first_offset))
+        if bases and bases[0] > self.first_offset:
+            losses.append(Loss("missing", self.path, 0, self.first_offset, bases[0], 0, "the first segment files are gone"))
         return losses
 
     def statistics(self):
@@ -1493,24 +1656,26 @@ cdef class Log:
             try:
                 if w.incarnation == self.incarnation and not w.attention & (ATTENTION_FAILED | ATTENTION_DELETED):
                     # Who comes next and appends takes the mark back first; so it is true whoever else is still here.
-                    if self.fsync != FSYNC_NEVER and not w.attention and w.active_base == self.base \
+                    if self.fsync != FSYNC_NEVER and not w.attention and w.active_salt == self.salt \
                             and w.durable_offset == w.next_offset:
+                        # Attention first: whoever appends after this process died half way here looks at the mark.
+                        platform.or_u32(&w.attention, ATTENTION_CLEAN)
+                        platform.failpoint("close.raised")
                         self.active.read_mark(&mark)
                         mark.durable_position, mark.durable_offset = w.tail_position, w.next_offset
                         mark.start_offset, mark.epoch = w.first_offset, w.epoch
-                        mark.flags |= MARK_CLEAN
+                        mark.flags = MARK_CLEAN
                         rc = self.active.write_mark(&mark)
                         if rc == 0:
                             with nogil:
                                 rc = self.active.sync()
                         if rc:
                             self.fail(rc, self.active.path)
-                        w.attention |= ATTENTION_CLEAN
+                        platform.failpoint("close.marked")
                         self.index.seal(w.max_timestamp)
-                        self.index.header.flags = INDEX_SEALED
             finally:
                 self.shut = shared.shut = True
-                self.base = -1
+                self.base, self.salt = -1, 0
                 shared.unlock()
         except (LockTimeout, ClosedError):
             pass                    # stopped in another process: it keeps the mark from being true, no more
@@ -1518,7 +1683,7 @@ cdef class Log:
             self.shut = shared.shut = True
             self.active = self.index = None
             self.open_segments, self.indexes = {}, {}
-            self.base = -1
+            self.base, self.salt = -1, 0
 
     def delete(self):
         """Mark the partition deleted for every process that has it open, and remove its files. Views stay valid."""

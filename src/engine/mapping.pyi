@@ -1,3 +1,6 @@
+from typing_extensions import disjoint_base
+
+@disjoint_base
 class Mapping:
     def __init__(self, fd: int, size: int, writable: bool = False) -> None: ...
     @property

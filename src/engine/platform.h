@@ -53,6 +53,30 @@ static inline int seglog_portable(void) {
     return known;
 }
 
+/* ---- failpoints ------------------------------------------------------------------------------------------ */
+
+/* In debug builds SEGLOG_FAIL="place.header:3" kills the process with SIGKILL at the third arrival at that point;
+ * "place.header:3:stop" stops it instead.  In release builds a failpoint is nothing at all. */
+#if defined(SEGLOG_DEBUG) && !defined(_WIN32)
+#include <signal.h>
+#include <stdio.h>
+static inline void seglog_failpoint(const char *name) {
+    static const char *wanted = NULL;
+    static char point[64], action[16];
+    static long countdown = -1;
+    if (wanted == NULL) {
+        const char *e = getenv("SEGLOG_FAIL");
+        wanted = e ? e : "";
+        action[0] = 0;
+        if (sscanf(wanted, "%63[^:]:%ld:%15s", point, &countdown, action) < 2) countdown = -1;
+    }
+    if (countdown > 0 && strcmp(name, point) == 0 && --countdown == 0)
+        kill(getpid(), strcmp(action, "stop") == 0 ? SIGSTOP : SIGKILL);
+}
+#else
+#define seglog_failpoint(name) ((void)0)
+#endif
+
 /* ---- time ------------------------------------------------------------------------------------------------ */
 
 static inline int64_t seglog_now_us(void) { /* µs since the epoch */
@@ -232,6 +256,23 @@ static inline int seglog_populate(char *data, int64_t size) {
     (void)data; (void)size;
     return 0;
 #endif
+}
+
+/* 1 when the file system of `path` lives on another machine: its pages are not shared between kernels. */
+static inline int seglog_is_network(const char *path) {
+#if defined(__linux__)
+    struct statfs fs;
+    if (statfs(path, &fs) != 0) return -errno;
+    switch ((unsigned long)fs.f_type & 0xffffffffUL) {
+    case 0x6969UL: /* nfs */ case 0xFF534D42UL: /* cifs */ case 0xFE534D42UL: /* smb2 */ case 0x517BUL: /* smb */
+    case 0x00C36400UL: /* ceph */ case 0x0BD00BD0UL: /* lustre */ case 0x01021997UL: /* 9p */ case 0x5346414FUL: /* afs */
+    case 0x47504653UL: /* gpfs */ case 0x7461636FUL: /* ocfs2 */ case 0x01161970UL: /* gfs2 */
+        return 1;
+    }
+#else
+    (void)path;
+#endif
+    return 0;
 }
 
 /* ---- waiting on a shared word ------------------------------------------------------------------------------ */

@@ -3,6 +3,8 @@ from libc.stdint cimport int64_t, uint32_t
 
 cdef extern from "platform.h" nogil:
     int portable "seglog_portable"() noexcept
+    void failpoint "seglog_failpoint"(const char *name) noexcept
+    int is_network "seglog_is_network"(const char *path) noexcept
     int64_t now_us "seglog_now_us"() noexcept
     int64_t monotonic_us "seglog_monotonic_us"() noexcept
     void sleep_us "seglog_sleep_us"(int64_t us) noexcept
@@ -30,5 +32,7 @@ cdef extern from "platform.h" nogil:
     uint32_t exchange_u32 "seglog_exchange_u32"(uint32_t *p, uint32_t v) noexcept
     int cas_u32 "seglog_cas_u32"(uint32_t *p, uint32_t expected, uint32_t v) noexcept
     uint32_t add_u32 "seglog_add_u32"(uint32_t *p, uint32_t v) noexcept
+    uint32_t or_u32 "seglog_or_u32"(uint32_t *p, uint32_t v) noexcept
+    uint32_t and_u32 "seglog_and_u32"(uint32_t *p, uint32_t v) noexcept
     void fence "seglog_fence"() noexcept
     void cpu_pause "seglog_pause"() noexcept

@@ -42,6 +42,6 @@ cdef class Scanner:                 # frames of a file, by pread
 
 
 cdef Segment create_segment(
-    str directory, SegmentHeader *header, Mark *mark, bint by_pwrite, bint sync
+    str directory, SegmentHeader *header, const Mark *mark, bint by_pwrite, bint sync
 )
 cdef Segment open_segment(str path, bint writable, bint by_pwrite)

@@ -26,15 +26,15 @@ from seglog.engine cimport platform
 from seglog.engine.checksum cimport xxh3_64, xxh3_64_seed
 from seglog.engine.frame cimport (
     FRAME_BODY_BAD, FRAME_COLUMNS_BAD, FRAME_HEADER_BAD, FRAME_OK, FRAME_SHORT, FRAME_UNKNOWN, Columns, body_check,
-    columns_parse, frame_check, frame_next_offset,
+    columns_parse, frame_check,
 )
 from seglog.engine.layout cimport (
     CODEC_NONE, FRAME_HEADER, FRAME_MAGIC, LOWEST, MARK_A, MARK_B, SEGMENT_COPY, SEGMENT_HEADER, SEGMENT_MAGIC, SEGMENT_VERSION,
-    FrameHeader, Mark, SegmentHeader,
+    SEGMENT_SPARSE, FrameHeader, Mark, SegmentHeader, frame_length, next_offset_of,
 )
 from seglog.engine.mapping cimport map_fd
 
-from seglog.engine.errors import CorruptSegment, ReadOnlyStore, StoreFull, StoreIOError, UnsupportedFormat
+from seglog.engine.errors import CorruptSegment, UnsupportedFormat, os_error
 
 cdef enum:
     HEADER_HASHED = sizeof(SegmentHeader) - 8
@@ -46,19 +46,6 @@ _BINARY = getattr(os, "O_BINARY", 0)
 def segment_name(int64_t base_offset) -> str:
     """The file name of the segment that starts with this offset: 20 digits, so that names sort like offsets."""
     return f"{base_offset:020d}.log"
-
-
-def os_error(int code, str doing, str path):
-    """The error of the tree for -errno `code`."""
-    text = os.strerror(-code)
-    if code == -errno.ENOSPC or code == -errno.EDQUOT:
-        return StoreFull(
-            f"the disk is full: {doing} {path}: {text}. Everything before is intact; appends work again once there is room.",
-            errno=errno.ENOSPC, path=path,
-        )
-    if code == -errno.EACCES or code == -errno.EROFS or code == -errno.EPERM:
-        return ReadOnlyStore(f"{doing} {path}: {text}. Nothing was changed.", path=path)
-    return StoreIOError(f"{doing} {path}: {text}", errno=-code, path=path)
 
 
 def sync_directory(str path):
@@ -151,10 +138,10 @@ cdef void seal_header(SegmentHeader *header) noexcept nogil:
     header.header_hash = xxh3_64(header, HEADER_HASHED)
 
 
-cdef Segment create_segment(str directory, SegmentHeader *header, Mark *mark, bint by_pwrite, bint sync):
+cdef Segment create_segment(str directory, SegmentHeader *header, const Mark *mark, bint by_pwrite, bint sync):
     """Make a segment: temporary name, allocate, header, sync, rename, sync the directory. Opened for writing.
 
-    The caller fills the header but for magic, version and hash; `mark` is NULL for none. A crash before the rename leaves a file
+    The caller fills the header but for magic, version and hash; A crash before the rename leaves a file
     that the next opener removes; one after it leaves an empty segment.
     """
     cdef str name = os.path.join(directory, segment_name(header.base_offset))
@@ -164,16 +151,6 @@ cdef Segment create_segment(str directory, SegmentHeader *header, Mark *mark, bi
     cdef int64_t capacity = header.capacity
     cdef int fd
     cdef Mark first
-    header.salt = <uint64_t>int.from_bytes(os.urandom(8), "little")
-    seal_header(header)
-    memset(page, 0, sizeof(page))
-    memcpy(page, header, sizeof(SegmentHeader))
-    memcpy(page + SEGMENT_COPY, header, sizeof(SegmentHeader))
-    if mark != NULL:
-        first = mark[0]
-        first.sequence = 1
-        first.hash = xxh3_64_seed(&first, MARK_HASHED, header.salt)
-        memcpy(page + MARK_A, &first, sizeof(Mark))
     try:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
     except OSError as error:
@@ -188,28 +165,42 @@ cdef Segment create_segment(str directory, SegmentHeader *header, Mark *mark, bi
                 raise os_error(rc, f"cannot allocate {capacity:,} bytes for", temporary)
         if by_pwrite:
             os.ftruncate(fd, capacity)
+            header.flags |= SEGMENT_SPARSE
+        header.salt = <uint64_t>int.from_bytes(os.urandom(8), "little")
+        seal_header(header)
+        memset(page, 0, sizeof(page))
+        memcpy(page, header, sizeof(SegmentHeader))
+        memcpy(page + SEGMENT_COPY, header, sizeof(SegmentHeader))
+        first = mark[0]
+        first.sequence = 1
+        first.hash = xxh3_64_seed(&first, MARK_HASHED, header.salt)
+        memcpy(page + MARK_A, &first, sizeof(Mark))
         with nogil:
             rc = platform.pwrite_all(fd, page, SEGMENT_HEADER, 0)
             if rc == 0 and sync:
                 rc = platform.datasync(fd)
         if rc:
             raise os_error(rc, "cannot write", temporary)
+        platform.failpoint("create.written")
         os.close(fd)
         fd = -1
         os.replace(temporary, name)
+        platform.failpoint("create.named")
         if sync:
             sync_directory(directory)
+        return open_segment(name, True, by_pwrite)
     except BaseException as error:
         if fd >= 0:
             os.close(fd)
-        try:
-            os.unlink(temporary)
-        except OSError:
-            pass
+        # Also under its name: a segment that nobody switches to must not be found by the next recovery.
+        for left in (temporary, name):
+            try:
+                os.unlink(left)
+            except OSError:
+                pass
         if type(error) is OSError:
             raise os_error(-error.errno, "cannot make", name) from error
         raise
-    return open_segment(name, True, by_pwrite)
 
 
 cdef bint header_sound(const SegmentHeader *header) noexcept nogil:
@@ -243,7 +234,7 @@ cdef Segment open_segment(str path, bint writable, bint by_pwrite):
                 f"{path}: both copies of the header are damaged, so none of its records can be proved. Nothing was "
                 "deleted; `seglog doctor` explains it.", path=path, offset=-1, resume_offset=-1,
             )
-        if header.version > SEGMENT_VERSION or header.flags:
+        if header.version > SEGMENT_VERSION or header.flags & ~<uint32_t>SEGMENT_SPARSE:
             raise UnsupportedFormat(
                 f"{path} has segment version {header.version} (flags {header.flags}); this seglog reads up to "
                 f"{SEGMENT_VERSION}. Nothing was changed; use a newer seglog.",
@@ -255,11 +246,15 @@ cdef Segment open_segment(str path, bint writable, bint by_pwrite):
         s.salt = header.salt
         # Touching a page behind the end of the file would be a signal: map what is there, and no more.
         s.size = min(<int64_t>os.fstat(fd).st_size, header.capacity)
-        s.by_pwrite = by_pwrite
-        if s.size < SEGMENT_HEADER or os.path.basename(path) != segment_name(header.base_offset):
+        s.by_pwrite = by_pwrite or header.flags & SEGMENT_SPARSE
+        if os.path.basename(path) != segment_name(header.base_offset):
             raise CorruptSegment(
-                f"{path} is {s.size:,} bytes and says it starts with offset {header.base_offset:,}: it was cut short, or it "
-                "is another segment's file under this name. Nothing was deleted.",
+                f"{path} says that it starts with offset {header.base_offset:,}: it is another segment's file under this name. "
+                "Nothing was deleted.", path=path, offset=-1, resume_offset=-1, misplaced=True,
+            )
+        if s.size < SEGMENT_HEADER:
+            raise CorruptSegment(
+                f"{path} was cut to {s.size:,} bytes, less than its header.",
                 path=path, offset=header.base_offset, resume_offset=-1,
             )
         s.mapping = map_fd(fd, s.size, writable and not by_pwrite)
@@ -333,7 +328,7 @@ cdef class Scanner:
         code = frame_check(at, self.size - self.position, self.salt)
         if code != FRAME_OK:
             return code
-        length = (<const FrameHeader *>at).frame_length
+        length = frame_length(<const FrameHeader *>at)
         at = self.need(self.position, length)
         if at == NULL:
             return FRAME_SHORT
@@ -347,7 +342,7 @@ cdef class Scanner:
         if h.base_offset != self.offset:
             return FRAME_HEADER_BAD
         self.position += length
-        self.offset = frame_next_offset(h)
+        self.offset = next_offset_of(h)
         self.records += h.count
         if h.max_timestamp > self.max_timestamp:
             self.max_timestamp = h.max_timestamp

@@ -37,3 +37,7 @@ cdef class Shared:
             self.words.bell_waiting = 0
             platform.add_u32(&self.words.bell, 1)
             platform.wake_u32(&self.words.bell, 0x7FFFFFFF)
+        if self.liveness.bell[1]:   # somebody waits for any partition of the store
+            self.liveness.bell[1] = 0
+            platform.add_u32(&self.liveness.bell[0], 1)
+            platform.wake_u32(&self.liveness.bell[0], 0x7FFFFFFF)

@@ -1,5 +1,8 @@
+from typing_extensions import disjoint_base
+
 from seglog.engine.liveness import Liveness
 
+@disjoint_base
 class Shared:
     @property
     def path(self) -> str: ...
