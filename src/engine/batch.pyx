@@ -18,9 +18,10 @@ from libc.string cimport memset
 
 import numpy as np
 
-from seglog.engine.frame cimport Columns, Entry, Packed, columns_entry, columns_parse, packed
+from seglog.engine.frame cimport Columns, Entry, columns_entry, columns_parse
 from seglog.engine.layout cimport HAS_HEADERS, HAS_KEYS, FrameHeader, frame_length
 from seglog.engine.record cimport Record
+from seglog.engine.source cimport Packed, packed
 
 _INT64 = np.dtype("<i8")
 

@@ -8,12 +8,8 @@ Every column starts at a multiple of 8; only those exist whose flag is set. The 
 base offset, epoch and the salted header hash are filled in under it (see `log`). This file encodes, checks and finds
 columns. It trusts nothing it reads: each function below returns a code, and no pointer it hands out leaves the frame.
 """
-from cpython.buffer cimport (
-    PyBUF_FORMAT, PyBUF_ND, PyBUF_C_CONTIGUOUS, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
-)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -22,9 +18,24 @@ from seglog.engine.layout cimport (
     CODEC_LZ4, CODEC_NONE, FIXED_STRIDE, FRAME_BYTES_MAX, FRAME_HASHED, FRAME_HEADER, FRAME_MAGIC, HAS_DELTAS,
     HAS_HEADERS, HAS_KEY_NULLS, HAS_KEYS, HAS_NULLS, HAS_TIMESTAMPS, KNOWN_FLAGS, FrameHeader, align8, frame_length,
 )
-from seglog.engine.record cimport check_headers
+from seglog.engine.source cimport FROM_STRIDE, Packed
 
 from seglog.engine.errors import RecordTooLarge
+
+
+_WHY = {
+    FRAME_SHORT: "it is cut short",
+    FRAME_MAGIC_BAD: "no frame begins there",
+    FRAME_HEADER_BAD: "its header does not have the hash it should",
+    FRAME_BODY_BAD: "its body does not have the hash it should",
+    FRAME_COLUMNS_BAD: "its columns leave the frame",
+    FRAME_UNKNOWN: "it is of a kind that this version does not know",
+}
+
+
+cdef str why(int code):
+    """What a code of `frame_check`, `body_check` or `columns_parse` means, as the end of a sentence."""
+    return _WHY[code]
 
 
 # ---- checking ------------------------------------------------------------------------------------------------------
@@ -190,145 +201,6 @@ cdef void columns_entry(const Columns *c, uint32_t i, Entry *e) noexcept nogil:
     else:
         e.headers = NULL
         e.header_size = 0
-
-
-# ---- sources -------------------------------------------------------------------------------------------------------
-
-
-cdef class Packed:
-    """Many byte strings in one buffer: item i is `data[offsets[i]:offsets[i+1]]`.
-
-    `Packed(data, offsets)` takes any C-contiguous buffer and an int32 or int64 array of n+1 offsets; with
-    `ends`, item i is `data[offsets[i]:ends[i]]` and both are int64 of n. Nothing is copied: both are pinned for the life of
-    this object, and must not change while an append reads them. Raises TypeError for other dtypes, ValueError for
-    offsets that leave the buffer. Cost: one pass over the offsets.
-
-    >>> import array
-    >>> len(Packed(b"onetwothree", array.array("i", [0, 3, 6, 11])))
-    3
-    """
-
-    def __cinit__(self):
-        self.pinned = 0
-
-    def __init__(self, data, offsets, ends=None):
-        cdef int64_t size, n, m, i, last
-        if self.pinned:
-            raise ValueError("a Packed is made once")
-        self.data = self.pin(data, "", &size)
-        cdef const char *at = self.pin(offsets, "il" "q", &n)
-        cdef int64_t width = self.pins[1].itemsize
-        n = n // width
-        if ends is not None:
-            if width != 8:
-                raise TypeError("starts and ends are int64 arrays")
-            self.starts = <const int64_t *>at
-            self.ends = <const int64_t *>self.pin(ends, "lq", &m)
-            if self.pins[2].itemsize != 8 or m // 8 != n:
-                raise ValueError(f"there are {n:,} starts and {m // 8:,} ends")
-            for i in range(n):
-                if not 0 <= self.starts[i] <= self.ends[i] <= size:
-                    raise ValueError(f"item {i:,} is {self.starts[i]:,}..{self.ends[i]:,} of a buffer of {size:,} bytes")
-            self.kind, self.count = FROM_SPANS, n
-            return
-        if n < 1:
-            raise ValueError("offsets has n+1 entries for n items, so at least one")
-        if width == 4:
-            self.offsets32, self.kind = <const int32_t *>at, FROM_OFFSETS32
-        else:
-            self.starts, self.kind = <const int64_t *>at, FROM_OFFSETS64
-        last = 0
-        for i in range(n):
-            m = self.offsets32[i] if width == 4 else self.starts[i]
-            if not last <= m <= size:
-                raise ValueError(f"offset {i:,} is {m:,}, after {last:,}, in a buffer of {size:,} bytes")
-            last = m
-        self.count = n - 1
-
-    def __dealloc__(self):
-        cdef int i
-        for i in range(self.pinned):
-            PyBuffer_Release(&self.pins[i])
-
-    def __len__(self):
-        return self.count
-
-    cdef const char *pin(self, object buffer, str formats, int64_t *size) except NULL:
-        cdef Py_buffer *view = &self.pins[self.pinned]
-        cdef const char *kind
-        if isinstance(buffer, str) or not PyObject_CheckBuffer(buffer):
-            raise TypeError(f"a bytes-like object or an array is needed, not {type(buffer).__name__}")
-        PyObject_GetBuffer(buffer, view, PyBUF_FORMAT | PyBUF_ND | PyBUF_C_CONTIGUOUS)
-        self.pinned += 1
-        if formats:
-            kind = view.format
-            if kind != NULL and kind[0] in (c"<", c"=", c"@"):
-                kind += 1
-            if kind == NULL or chr(kind[0]) not in formats or kind[1] or view.itemsize not in (4, 8):
-                raise TypeError(
-                    f"int32 or int64 offsets are needed, not {view.format.decode() if view.format != NULL else 'bytes'}"
-                )
-        size[0] = view.len
-        # An empty buffer may have no address; any address will do for no bytes.
-        return <const char *>view.buf if view.buf != NULL else <const char *>""
-
-
-cdef list as_bytes_list(list values, str what):
-    """Make every item of a list exact bytes, or None."""
-    cdef list items = values
-    cdef Py_ssize_t i
-    cdef object item
-    for i in range(PyList_GET_SIZE(items)):
-        item = items[i]
-        if item is None or type(item) is bytes:
-            continue
-        if isinstance(item, str):
-            raise TypeError(f"{what} {i} is a str; a {what} is bytes: encode it first, for instance {what}.encode()")
-        if not PyObject_CheckBuffer(item):
-            raise TypeError(f"{what} {i} is {type(item).__name__}; a {what} is a bytes-like object or None")
-        items[i] = bytes(memoryview(item))
-    return items
-
-
-cdef Packed packed(object values, str what):
-    """Any accepted shape of many values as a source: Packed, a Column, an array with rows, or an iterable of bytes."""
-    cdef Packed p
-    cdef object span
-    if isinstance(values, Packed):
-        return values
-    if isinstance(values, (str, bytes, bytearray)):
-        raise TypeError(f"many {what}s are needed, for instance a list of bytes, not one {type(values).__name__}")
-    span = getattr(values, "__seglog_packed__", None)
-    if span is not None:
-        return span()
-    p = Packed.__new__(Packed)
-    if not isinstance(values, (list, tuple)) and PyObject_CheckBuffer(values):
-        # An array: each row is a record of one fixed width.
-        PyObject_GetBuffer(values, &p.pins[0], PyBUF_FORMAT | PyBUF_ND | PyBUF_C_CONTIGUOUS)
-        p.pinned = 1
-        if p.pins[0].format != NULL and b"O" in (<bytes>p.pins[0].format):
-            values = values.tolist()
-        elif p.pins[0].ndim == 0 or (p.pins[0].ndim == 1 and p.pins[0].itemsize == 1):
-            raise TypeError(f"an array of {what}s has rows: two dimensions, or a structured or wide dtype")
-        else:
-            p.kind = FROM_STRIDE
-            p.count = p.pins[0].shape[0]
-            p.stride = p.pins[0].len // p.count if p.count else 0
-            p.data = <const char *>p.pins[0].buf if p.pins[0].buf != NULL else <const char *>""
-            return p
-    # A copy, of pointers only: another thread may change the caller's list while an append has let go of the GIL.
-    p.owner = as_bytes_list(list(values), what)
-    p.kind = FROM_LIST
-    p.count = PyList_GET_SIZE(p.owner)
-    p.items = list_items(p.owner)
-    return p
-
-
-cdef extern from *:
-    """
-    static inline PyObject **seglog_list_items(PyObject *o) { return ((PyListObject *)o)->ob_item; }
-    """
-    PyObject **list_items "seglog_list_items"(object o) noexcept
 
 
 # ---- encoding ------------------------------------------------------------------------------------------------------

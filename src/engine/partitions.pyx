@@ -15,9 +15,10 @@ from libc.string cimport memcpy
 
 from seglog.engine.batch cimport Batch, Walk
 from seglog.engine.checksum cimport xxh3_64
-from seglog.engine.frame cimport Entry, Packed, packed
-from seglog.engine.log cimport Log, Times, pack_header_list, same_length
+from seglog.engine.frame cimport Entry
+from seglog.engine.log cimport Log
 from seglog.engine.record cimport Position, Record, new_position
+from seglog.engine.source cimport Packed, Times, pack_header_list, packed, same_length
 
 from seglog.engine.errors import ClosedError, ConfigError, PartitionNotFound
 

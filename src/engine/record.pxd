@@ -24,5 +24,7 @@ cdef class Record:
 
 cdef Position new_position(int64_t partition, int64_t offset)
 cdef int64_t to_us(object when) except? -1
+cdef int64_t to_offset(object number) except? -1
+cdef int64_t timeout_us(object seconds) except? -2
 cpdef bytes pack_headers(object headers)
 cdef int check_headers(const char *data, int64_t size) noexcept nogil

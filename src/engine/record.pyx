@@ -17,6 +17,7 @@ cdef extern from *:
 
 import datetime as _datetime
 from collections.abc import Mapping as _Mapping
+from operator import index as _index
 from typing import NamedTuple
 
 _EPOCH = _datetime.datetime(1970, 1, 1, tzinfo=_datetime.timezone.utc)
@@ -89,9 +90,30 @@ cdef Position new_position(int64_t partition, int64_t offset):
     return p
 
 
+cdef int64_t to_offset(object number) except? -1:
+    """An offset from any integer, never from a float. What 63 bits cannot hold becomes the nearest that they can."""
+    number = _index(number)
+    return max(min(number, 0x7FFFFFFFFFFFFFFF), -0x7FFFFFFFFFFFFFFF)
+
+
+cdef int64_t timeout_us(object seconds) except? -2:
+    """A timeout in µs from seconds; -1 for None, which is for ever."""
+    cdef double s
+    if seconds is None:
+        return -1
+    if isinstance(seconds, _datetime.timedelta):
+        seconds = seconds.total_seconds()
+    s = seconds
+    if s != s:
+        raise ValueError("a timeout is a number of seconds, not nan")
+    return <int64_t>(min(max(s, 0.0), 1e9) * 1e6)
+
+
 cdef int64_t to_us(object when) except? -1:
     """µs since the epoch from an int (µs already) or an aware datetime. Exact: no float comes near it."""
     if isinstance(when, int) and not isinstance(when, bool):
+        if not -0x7FFFFFFFFFFFFFFF <= when <= 0x7FFFFFFFFFFFFFFF:
+            raise ValueError(f"the timestamp {when} does not fit into 64 bits; timestamps are µs since the epoch")
         return when
     if isinstance(when, _datetime.datetime):
         if when.tzinfo is None:

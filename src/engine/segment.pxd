@@ -22,6 +22,14 @@ cdef class Segment:
     cdef int64_t next_frame(self, int64_t position, int64_t stop, int64_t offset_min, int64_t offset_max) noexcept nogil
 
 
+cdef class Survivors:               # every sound frame of a damaged segment, by offset
+    cdef int64_t *rows              # pairs: offset, position
+    cdef int64_t count, room
+    cdef readonly int64_t stop      # frames from this offset on were not looked at
+
+    cdef int64_t find(self, int64_t offset_min, int64_t offset_max, int64_t *position) noexcept nogil
+
+
 cdef class Scanner:                 # frames of a file, by pread
     cdef readonly str path
     cdef int fd
@@ -45,3 +53,7 @@ cdef Segment create_segment(
     str directory, SegmentHeader *header, const Mark *mark, bint by_pwrite, bint sync
 )
 cdef Segment open_segment(str path, bint writable, bint by_pwrite)
+cdef Survivors find_survivors(Segment segment, int64_t stop)
+cdef bint is_segment_name(str name)
+cdef list list_bases(str path)
+cdef int remove_segment(str directory, int64_t base) except -1

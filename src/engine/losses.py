@@ -1,0 +1,53 @@
+"""Losses: what recovery found missing or damaged, remembered beside the data as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Loss(NamedTuple):
+    """What recovery or verification found missing or damaged: offsets `start .. stop-1` (`stop` is -1 when unknown).
+
+    `kind` is "torn" (an unsynced tail that a crash cut), "corrupt" (bytes that changed) or "missing" (a file that is gone).
+    """
+
+    kind: str
+    path: str
+    position: int
+    start: int
+    stop: int
+    size: int
+    note: str
+
+
+def read_losses(path: str) -> tuple[Loss, ...]:
+    """What recoveries of the partition in `path` found lost, oldest first: the lines of its `losses` file."""
+    try:
+        with open(os.path.join(path, "losses"), "rb") as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return ()
+    losses = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            losses.append(Loss(*(entry[name] for name in Loss._fields)))
+        except (ValueError, KeyError, TypeError):
+            continue  # a line that a crash cut: the next recovery finds the same again
+    return tuple(losses)
+
+
+def write_losses(path: str, losses: Iterable[Loss], now: int) -> None:
+    """Remember losses beside the data, before anything else makes them hard to see."""
+    losses = list(losses)
+    if not losses:
+        return
+    name = os.path.join(path, "losses")
+    with open(name, "ab") as file:
+        for loss in losses:
+            file.write(json.dumps({"time": now, **loss._asdict()}).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Nothing of recovery is called from Python."""

@@ -1,0 +1,206 @@
+# cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True
+"""Source: many byte strings, wherever the caller keeps them, seen as pointers and sizes.
+
+A list of bytes, an array whose rows are records, a buffer with offsets, a column of a batch: all become a `Packed`, whose `get`
+is C. It owns or pins what it points at for as long as it lives, and checks every bound once, when it is made.
+"""
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_ND, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+)
+from cpython.list cimport PyList_GET_SIZE
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.stdint cimport int32_t, int64_t
+
+from seglog.engine.record cimport pack_headers, to_us
+
+
+cdef class Packed:
+    """Many byte strings in one buffer: item i is `data[offsets[i]:offsets[i+1]]`.
+
+    `Packed(data, offsets)` takes any C-contiguous buffer and an int32 or int64 array of n+1 offsets; with
+    `ends`, item i is `data[offsets[i]:ends[i]]` and both are int64 of n. Nothing is copied: both are pinned for the life of
+    this object, and must not change while an append reads them. Raises TypeError for other dtypes, ValueError for
+    offsets that leave the buffer. Cost: one pass over the offsets.
+
+    >>> import array
+    >>> len(Packed(b"onetwothree", array.array("i", [0, 3, 6, 11])))
+    3
+    """
+
+    def __cinit__(self):
+        self.pinned = 0
+
+    def __init__(self, data, offsets, ends=None):
+        cdef int64_t size, n, m, i, last
+        if self.pinned:
+            raise ValueError("a Packed is made once")
+        self.data = self.pin(data, "", &size)
+        cdef const char *at = self.pin(offsets, "il" "q", &n)
+        cdef int64_t width = self.pins[1].itemsize
+        n = n // width
+        if ends is not None:
+            if width != 8:
+                raise TypeError("starts and ends are int64 arrays")
+            self.starts = <const int64_t *>at
+            self.ends = <const int64_t *>self.pin(ends, "lq", &m)
+            if self.pins[2].itemsize != 8 or m // 8 != n:
+                raise ValueError(f"there are {n:,} starts and {m // 8:,} ends")
+            for i in range(n):
+                if not 0 <= self.starts[i] <= self.ends[i] <= size:
+                    raise ValueError(f"item {i:,} is {self.starts[i]:,}..{self.ends[i]:,} of a buffer of {size:,} bytes")
+            self.kind, self.count = FROM_SPANS, n
+            return
+        if n < 1:
+            raise ValueError("offsets has n+1 entries for n items, so at least one")
+        if width == 4:
+            self.offsets32, self.kind = <const int32_t *>at, FROM_OFFSETS32
+        else:
+            self.starts, self.kind = <const int64_t *>at, FROM_OFFSETS64
+        last = 0
+        for i in range(n):
+            m = self.offsets32[i] if width == 4 else self.starts[i]
+            if not last <= m <= size:
+                raise ValueError(f"offset {i:,} is {m:,}, after {last:,}, in a buffer of {size:,} bytes")
+            last = m
+        self.count = n - 1
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.pinned):
+            PyBuffer_Release(&self.pins[i])
+
+    def __len__(self):
+        return self.count
+
+    cdef const char *pin(self, object buffer, str formats, int64_t *size) except NULL:
+        cdef Py_buffer *view = &self.pins[self.pinned]
+        cdef const char *kind
+        if isinstance(buffer, str) or not PyObject_CheckBuffer(buffer):
+            raise TypeError(f"a bytes-like object or an array is needed, not {type(buffer).__name__}")
+        PyObject_GetBuffer(buffer, view, PyBUF_FORMAT | PyBUF_ND | PyBUF_C_CONTIGUOUS)
+        self.pinned += 1
+        if formats:
+            kind = view.format
+            if kind != NULL and kind[0] in (c"<", c"=", c"@"):
+                kind += 1
+            if kind == NULL or chr(kind[0]) not in formats or kind[1] or view.itemsize not in (4, 8):
+                raise TypeError(
+                    f"int32 or int64 offsets are needed, not {view.format.decode() if view.format != NULL else 'bytes'}"
+                )
+        size[0] = view.len
+        # An empty buffer may have no address; any address will do for no bytes.
+        return <const char *>view.buf if view.buf != NULL else <const char *>""
+
+
+cdef list as_bytes_list(list values, str what):
+    """Make every item of a list exact bytes, or None."""
+    cdef list items = values
+    cdef Py_ssize_t i
+    cdef object item
+    for i in range(PyList_GET_SIZE(items)):
+        item = items[i]
+        if item is None or type(item) is bytes:
+            continue
+        if isinstance(item, str):
+            raise TypeError(f"{what} {i} is a str; a {what} is bytes: encode it first, for instance {what}.encode()")
+        if not PyObject_CheckBuffer(item):
+            raise TypeError(f"{what} {i} is {type(item).__name__}; a {what} is a bytes-like object or None")
+        items[i] = bytes(memoryview(item))
+    return items
+
+
+cdef Packed packed(object values, str what):
+    """Any accepted shape of many values as a source: Packed, a Column, an array with rows, or an iterable of bytes."""
+    cdef Packed p
+    cdef object span
+    if isinstance(values, Packed):
+        return values
+    if isinstance(values, (str, bytes, bytearray)):
+        raise TypeError(f"many {what}s are needed, for instance a list of bytes, not one {type(values).__name__}")
+    span = getattr(values, "__seglog_packed__", None)
+    if span is not None:
+        return span()
+    p = Packed.__new__(Packed)
+    if not isinstance(values, (list, tuple)) and PyObject_CheckBuffer(values):
+        # An array: each row is a record of one fixed width.
+        PyObject_GetBuffer(values, &p.pins[0], PyBUF_FORMAT | PyBUF_ND | PyBUF_C_CONTIGUOUS)
+        p.pinned = 1
+        if p.pins[0].format != NULL and b"O" in (<bytes>p.pins[0].format):
+            values = values.tolist()
+        elif p.pins[0].ndim == 0 or (p.pins[0].ndim == 1 and p.pins[0].itemsize == 1):
+            raise TypeError(f"an array of {what}s has rows: two dimensions, or a structured or wide dtype")
+        else:
+            p.kind = FROM_STRIDE
+            p.count = p.pins[0].shape[0]
+            p.stride = p.pins[0].len // p.count if p.count else 0
+            p.data = <const char *>p.pins[0].buf if p.pins[0].buf != NULL else <const char *>""
+            return p
+    # A copy, of pointers only: another thread may change the caller's list while an append has let go of the GIL.
+    p.owner = as_bytes_list(list(values), what)
+    p.kind = FROM_LIST
+    p.count = PyList_GET_SIZE(p.owner)
+    p.items = list_items(p.owner)
+    return p
+
+
+cdef extern from *:
+    """
+    static inline PyObject **seglog_list_items(PyObject *o) { return ((PyListObject *)o)->ob_item; }
+    """
+    PyObject **list_items "seglog_list_items"(object o) noexcept
+
+
+cdef bytes one_bytes(object item, str what):
+    if isinstance(item, str):
+        raise TypeError(f"a {what} is bytes, not str; encode it first, for instance {what}.encode()")
+    if not PyObject_CheckBuffer(item):
+        raise TypeError(f"a {what} is a bytes-like object or None, not {type(item).__name__}")
+    return bytes(memoryview(item))
+
+
+cdef class Times:
+    """Timestamps of many records as int64 µs: an int64 array is pinned, anything else is converted one by one."""
+
+    def __cinit__(self):
+        self.owned = NULL
+        self.pinned = False
+
+    def __init__(self, timestamps):
+        cdef int64_t i
+        if not isinstance(timestamps, (list, tuple)) and PyObject_CheckBuffer(timestamps):
+            PyObject_GetBuffer(timestamps, &self.view, PyBUF_FORMAT | PyBUF_ND | PyBUF_C_CONTIGUOUS)
+            self.pinned = True
+            if self.view.format == NULL or self.view.itemsize != 8 or self.view.ndim != 1 \
+                    or self.view.format[0] not in (c"l", c"q") or self.view.format[1]:
+                raise TypeError("an array of timestamps is int64, one-dimensional, in µs since the epoch")
+            self.data, self.count = <const int64_t *>self.view.buf, self.view.shape[0]
+            return
+        items = timestamps if isinstance(timestamps, (list, tuple)) else list(timestamps)
+        self.count = len(items)
+        self.owned = <int64_t *>PyMem_RawMalloc(8 * self.count + 8)
+        if self.owned == NULL:
+            raise MemoryError()
+        for i in range(self.count):
+            self.owned[i] = to_us(items[i])
+        self.data = self.owned
+
+    def __dealloc__(self):
+        if self.pinned:
+            PyBuffer_Release(&self.view)
+        PyMem_RawFree(self.owned)
+
+
+cdef Packed pack_header_list(object headers):
+    if isinstance(headers, dict):
+        raise TypeError("headers of many records are a list with one mapping (or None) each, not one mapping")
+    return packed([None if not h else pack_headers(h) for h in headers], "header")
+
+
+cdef int same_length(int64_t n, Packed keys, Packed headers, Times times) except -1:
+    for name, count in (
+        ("keys", n if keys is None else keys.count), ("headers", n if headers is None else headers.count),
+        ("timestamps", n if times is None else times.count),
+    ):
+        if count != n:
+            raise ValueError(f"there are {n:,} values and {count:,} {name}")
+    return 0

@@ -1,0 +1,52 @@
+# tail: the end of a partition where records are appended.
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from seglog.engine.index cimport Index
+from seglog.engine.layout cimport FrameHeader, SharedWords
+from seglog.engine.segment cimport Segment
+from seglog.engine.shared cimport Shared
+
+
+cdef enum Fsync:
+    FSYNC_NEVER, FSYNC_INTERVAL, FSYNC_ALWAYS
+
+
+cdef class Tail:
+    # what it is
+    cdef readonly str path
+    cdef readonly int64_t partition
+    cdef readonly tuple losses
+    # how it behaves
+    cdef int64_t segment_bytes, segment_bytes_min, segment_age_us
+    cdef Fsync fsync
+    cdef bint by_pwrite
+    cdef object clock
+    # what all processes share
+    cdef Shared shared
+    cdef SharedWords *w             # of `shared`, which keeps them mapped also after close
+    cdef bint shut
+    cdef uint32_t incarnation
+    cdef uint64_t boot
+    # the segment being written: changed only under the partition's lock
+    cdef Segment active
+    cdef Index index
+    cdef char *data
+    cdef int64_t base, capacity, reserved_offset, populated
+    cdef uint64_t salt
+    cdef bint stores                # through the map; False: by pwrite
+
+    cdef int64_t now(self) except? -1
+    cdef int check_state(self) except -1
+    cdef int fail(self, int code, str path) except -1
+    cdef int lock(self) except -1
+    cdef int repair(self) except -1
+    cdef int adopt(self, Segment segment, Index index) except -1
+    cdef int open_active(self) except -1
+    cdef int make_room(self, int64_t size, int64_t count) except -1
+    cdef int roll(self, int64_t size, int64_t count) except -1
+    cdef int64_t place(self, FrameHeader *h, const char *body) noexcept nogil
+    cdef int write_large(self, FrameHeader *h, const char *body, int64_t position) noexcept nogil
+    cdef int64_t commit(self, FrameHeader *h, const char *body) except -1
+    cdef int sync_to(self, int64_t target) except -1
+    cdef int sync_now(self, bint after_death) except -1
+    cdef int sync_older(self, int64_t base) except -1
