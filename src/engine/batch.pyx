@@ -1,4 +1,4 @@
-# cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True
+# cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True, nonecheck=True
 """Batch: a run of consecutive records of one partition, in place.
 
 It points at frames in a segment's map, whose hashes were checked when it was made, and keeps the map alive: arrays

@@ -28,7 +28,7 @@ from seglog.engine.checksum cimport xxh3_64
 from seglog.engine.layout cimport SHARED_VERSION, SLOT_HEADER, SLOTS, SLOTS_MAGIC
 from seglog.engine.mapping cimport Mapping, map_fd
 
-from seglog.engine.errors import ClosedError, DirectoryInUse, ReadOnlyStore, StoreIOError, os_error
+from seglog.engine.errors import ClosedError, DirectoryInUse, SeglogError, StoreIOError, os_error
 
 if sys.platform != "win32":
     import fcntl
@@ -132,18 +132,20 @@ cdef class Liveness:
         self.directory = os.fsencode(self.path)
         self.directory_text = self.directory
         self.by_byte = platform.has_byte_locks()
-        self._open_slots()
-        self._take_slot()
+        try:
+            self._open_slots()
+            self._take_slot()
+        except OSError as error:
+            if isinstance(error, SeglogError):
+                raise
+            raise os_error(-error.errno, "cannot open", error.filename or self.path) from error
         _living.add(self)
 
     def _open_slots(self):
         cdef int rc
         cdef bytes zeros
         shm = os.path.join(self.path, "shm")
-        try:
-            fd = os.open(shm, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-        except PermissionError as error:
-            raise ReadOnlyStore(f"{shm} cannot be written: {error.strerror}", path=shm) from error
+        fd = os.open(shm, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         cdef Mapping mapping
         cdef uint64_t *head
         cdef uint64_t boot = boot_hash()
@@ -260,6 +262,8 @@ cdef class Liveness:
 
         Look at whatever you wait for between the two: an append that you did not see then makes `wait` return at once.
         """
+        if self.life < 0:
+            raise ClosedError("this liveness was closed")
         platform.store_u32(&self.bell[1], 1)
         platform.fence()
         return platform.load_u32(&self.bell[0])
@@ -269,6 +273,8 @@ cdef class Liveness:
 
         Returns whether the bell rang. Without the GIL; Ctrl-C works.
         """
+        if self.life < 0:
+            raise ClosedError("this liveness was closed")
         cdef uint32_t *bell = self.bell
         cdef int64_t us = <int64_t>(min(max(timeout, 0.0), 0.05) * 1e6)
         with nogil:

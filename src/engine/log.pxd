@@ -32,5 +32,7 @@ cdef class Log(Tail):
     cdef int locate(self, Segment segment, int64_t end, int64_t offset, int64_t *position, int64_t *expected) except -1
     cdef int64_t corrupt(
         self, Segment segment, int64_t position, int64_t expected, int64_t end, int64_t *resume) except? -1
+    cdef int64_t first_at(
+        self, Segment segment, int64_t position, int64_t expected, int64_t first, int64_t end, int64_t wanted) except? -2
     cdef bytes expand_blobs(self, const FrameHeader *h, Segment segment, int64_t position)
     cdef Batch collect(self, int64_t offset, int64_t stop, int64_t max_records, int64_t max_bytes)

@@ -28,7 +28,7 @@ from seglog.engine.frame cimport (
 )
 from seglog.engine.index cimport Index, build_index, open_index
 from seglog.engine.layout cimport (
-    CODEC_NONE, FIXED_STRIDE, FRAME_BYTES_MAX, FRAME_HEADER, FRAME_MAGIC, HAS_HEADERS, HAS_KEYS, HAS_NULLS, INDEX_SEALED, MARK_SEALED,
+    CODEC_NONE, FIXED_STRIDE, FRAME_BYTES_MAX, FRAME_HEADER, FRAME_MAGIC, HAS_DELTAS, HAS_HEADERS, HAS_KEYS, HAS_NULLS, HAS_TIMESTAMPS, INDEX_SEALED, MARK_SEALED,
     SEGMENT_BYTES_MAX, SEGMENT_HEADER, FrameHeader, Mark, align8, frame_length, next_offset_of,
 )
 from seglog.engine.liveness cimport Liveness
@@ -405,6 +405,8 @@ cdef class Log(Tail):
             bases = self.current_bases()
             i = bisect.bisect_right(bases, offset) - 1
             if i < 0:
+                if offset < platform.load_i64(&self.w.first_offset):
+                    self._out_of_range(offset)          # trimmed a moment ago
                 if not self.skip_corrupt and bases[0] > offset:
                     raise CorruptSegment(
                         f"{self.path}: the first segment files are gone, and with them offsets {offset:,} to {bases[0] - 1:,}. Reading "
@@ -426,7 +428,8 @@ cdef class Log(Tail):
                     continue
                 raise CorruptSegment(
                     f"{self.path}: the segment file {segment_name(bases[i])} cannot be opened, and comes back in every listing.",
-                    path=os.path.join(self.path, segment_name(bases[i])), offset=offset, resume_offset=-1) from None
+                    path=os.path.join(self.path, segment_name(bases[i])), offset=offset,
+                    resume_offset=bases[i + 1] if i + 1 < len(bases) else stop) from None
             except CorruptSegment as error:
                 if getattr(error, "misplaced", False) and i > 0:
                     # A file under a name that is not its own is not part of the log. What lies there is the business of the
@@ -596,6 +599,39 @@ cdef class Log(Tail):
         cdef Shared shared = self.shared
         return bool(shared.wait_for(to_offset(offset), durable, timeout_us(timeout)))
 
+    cdef int64_t first_at(
+        self, Segment segment, int64_t position, int64_t expected, int64_t first, int64_t end, int64_t wanted,
+    ) except? -2:
+        """The first offset from `first` on, walking from `position`, whose timestamp is `wanted` or later; -1 for none.
+
+        Times stand outside the compressed part, so no codec is needed; damage is stepped over, it is told when it is read.
+        """
+        cdef const FrameHeader *h
+        cdef const int64_t *times
+        cdef const int32_t *deltas
+        cdef int64_t offset
+        cdef uint32_t i
+        while expected < end:
+            h = <const FrameHeader *>(segment.data + position)
+            if frame_check(segment.data + position, segment.size - position, segment.salt) != FRAME_OK or h.base_offset != expected \
+                    or (h.max_timestamp >= wanted and next_offset_of(h) > first and body_check(h) != FRAME_OK):
+                position = self.corrupt(segment, position, expected, end, &expected)
+                if position < 0:
+                    return -1
+                continue
+            if h.max_timestamp >= wanted and next_offset_of(h) > first:
+                times = <const int64_t *>(<const char *>h + FRAME_HEADER) if h.flags & HAS_TIMESTAMPS else NULL
+                deltas = NULL
+                if h.flags & HAS_DELTAS:
+                    deltas = <const int32_t *>(<const char *>h + FRAME_HEADER + (8 * <int64_t>h.count if times != NULL else 0))
+                for i in range(h.count):
+                    offset = h.base_offset + (deltas[i] if deltas != NULL else i)
+                    if offset >= first and (times[i] if times != NULL else h.base_timestamp) >= wanted:
+                        return offset
+            expected = next_offset_of(h)
+            position += frame_length(h)
+        return -1
+
     def offset_for_time(self, timestamp):
         """The offset of the first record whose timestamp is `timestamp` (µs, or an aware datetime) or later; `next_offset` when none is.
 
@@ -603,11 +639,10 @@ cdef class Log(Tail):
         """
         if self.shut:
             self.check_state()
-        cdef int64_t wanted = to_us(timestamp), i, position, expected, end, first = self.first_offset
+        cdef int64_t wanted = to_us(timestamp), i, position, expected, end, found, first = self.first_offset
         cdef list bases = self.current_bases()
         cdef Segment segment
         cdef Index index
-        cdef Batch batch
         for n in range(len(bases)):
             end = self.end_of(bases, n)
             if end <= first:
@@ -620,17 +655,13 @@ cdef class Log(Tail):
             if index.header.flags & INDEX_SEALED and index.header.max_timestamp < wanted:
                 continue
             i = index.before_time(wanted)
+            position = index.entries[i].position if i >= 0 else SEGMENT_HEADER
             expected = segment.base_offset + (index.entries[i].offset_delta if i >= 0 else 0)
-            expected = max(expected, first)
-            while expected < end:
-                batch = self.collect(expected, end, 10000, 1 << 20)
-                if batch is None:
-                    break
-                times = batch.timestamps
-                hits = (times >= wanted).nonzero()[0]
-                if len(hits):
-                    return int(batch.offsets[hits[0]])
-                expected = batch.next_offset
+            if first > expected:
+                self.locate(segment, end, first, &position, &expected)
+            found = self.first_at(segment, position, expected, first, end, wanted)
+            if found >= 0:
+                return found
         return self.next_offset
 
     # ---- telling ------------------------------------------------------------------------------------------------

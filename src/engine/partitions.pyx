@@ -1,4 +1,4 @@
-# cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True
+# cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True, nonecheck=True
 """Partitions: several logs as one, addressed by number or by key. The hot verbs of a topic, with no Python frame on top.
 
 It promises that records of one key go to one partition, the same in every process and every run: XXH3-64 of the key modulo
@@ -17,7 +17,7 @@ from seglog.engine.batch cimport Batch, Walk
 from seglog.engine.checksum cimport xxh3_64
 from seglog.engine.frame cimport Entry
 from seglog.engine.log cimport Log
-from seglog.engine.record cimport Position, Record, new_position
+from seglog.engine.record cimport Position, Record, new_position, to_offset
 from seglog.engine.source cimport Packed, Times, pack_header_list, packed, same_length
 
 from seglog.engine.errors import ClosedError, ConfigError, PartitionNotFound
@@ -45,7 +45,7 @@ cdef uint32_t murmur2_32(const char *data, int64_t size) noexcept nogil:
     return h ^ (h >> 15)
 
 
-def murmur2(bytes key) -> int:
+def murmur2(bytes key not None) -> int:
     """The key's MurmurHash2 as Kafka's Java client takes it before the modulo: positive, 31 bits.
 
     Source: `org.apache.kafka.common.utils.Utils.murmur2` and `toPositive`, whose published test values the suite holds.
@@ -56,19 +56,20 @@ def murmur2(bytes key) -> int:
     return murmur2_32(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)) & 0x7FFFFFFF
 
 
-def partition_for(bytes key, int64_t partitions, str partitioner="xxh3") -> int:
+def partition_for(bytes key not None, partitions, str partitioner not None="xxh3") -> int:
     """The partition of a key: XXH3-64 of it (or `murmur2`) modulo the number of partitions.
 
     >>> partition_for(b"any", 1), partition_for(b"foobar", 4, "murmur2")
     (0, 2)
     """
-    if partitions < 1:
+    cdef int64_t n = to_offset(partitions)
+    if n < 1:
         raise ConfigError(f"there are at least 1 partitions, not {partitions}", setting="partitions", value=partitions)
     if partitioner == "murmur2":
-        return murmur2(key) % partitions
+        return murmur2(key) % n
     if partitioner != "xxh3":
         raise ConfigError(f"a partitioner is xxh3 or murmur2, not {partitioner!r}", setting="partitioner", value=partitioner)
-    return xxh3_64(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)) % <uint64_t>partitions
+    return xxh3_64(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)) % <uint64_t>n
 
 
 cdef class Partitions:
@@ -103,7 +104,7 @@ cdef class Partitions:
             return xxh3_64(key, size) % <uint64_t>self.n
         if self.placing == BY_MURMUR2:
             return (murmur2_32(key, size) & 0x7FFFFFFF) % <uint32_t>self.n
-        partition = self.place_key(key[:size], self.n)
+        partition = to_offset(self.place_key(key[:size], self.n))
         if not 0 <= partition < self.n:
             raise PartitionNotFound(
                 f"the partitioner chose {partition} of {self.n} partitions", partition=partition, partitions=self.n)
@@ -115,7 +116,7 @@ cdef class Partitions:
         if self.n == 0:
             raise ClosedError("the topic was closed, or deleted, before this call; nothing was read or written")
         if partition is not None:
-            p = partition
+            p = to_offset(partition)
             if not 0 <= p < self.n:
                 raise PartitionNotFound(
                     f"there is no partition {p}: there are {self.n}, numbered from 0", partition=p, partitions=self.n)

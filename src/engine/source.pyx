@@ -1,4 +1,4 @@
-# cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True
+# cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True, nonecheck=True
 """Source: many byte strings, wherever the caller keeps them, seen as pointers and sizes.
 
 A list of bytes, an array whose rows are records, a buffer with offsets, a column of a batch: all become a `Packed`, whose `get`

@@ -626,12 +626,14 @@ cdef class Tail:
         cdef SharedWords *w = self.w
         cdef Mark mark
         cdef int rc
+        cdef int64_t target
         if self.shut:
             return
+        target = platform.load_i64(&w.next_offset)
         try:
             if w.incarnation == self.incarnation and not w.attention & (ATTENTION_FAILED | ATTENTION_DELETED):
                 if self.fsync != FSYNC_NEVER:
-                    self.sync_to(platform.load_i64(&w.next_offset))
+                    self.sync_to(target)
             # Also with `never`: no other thread is in the middle of an append when the maps go.
             self.lock()
             try:
@@ -659,7 +661,10 @@ cdef class Tail:
                 self.base, self.salt = -1, 0
                 shared.unlock()
         except (LockTimeout, ClosedError):
-            pass                    # stopped in another process: it keeps the mark from being true, no more
+            # A holder stopped in another process keeps the mark from being written, which costs a scan; it must not
+            # keep quiet that something is not on disk.
+            if self.fsync != FSYNC_NEVER and platform.load_i64(&w.durable_offset) < target:
+                raise
         finally:
             self.shut = shared.shut = True
             self.active = self.index = None
