@@ -73,7 +73,7 @@ $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 # The engine is not compiled here: pip would do it in a temporary folder, all of it, each time.
 # setup.py holds the flags, and nothing compares those with what was built by others: start again.
 $(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py
-	if [ setup.py -nt $@ ]; then rm -rf build; fi
+	if [ setup.py -nt $@ ]; then $(ALONE) rm -rf build; fi
 	SEGLOG_BUILD=none $(BIN)/python -m pip install -q --no-build-isolation -e '.[dev]'
 	@touch $@
 

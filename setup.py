@@ -26,7 +26,7 @@ JOBS = 2
 GCC = {
     # Words in mapped memory are read through casts: strict aliasing would be a promise we do not keep.
     "all": ["-fno-strict-aliasing", "-fvisibility=hidden", "-Wno-unused-function", "-Wno-unused-variable"],
-    "release": ["-O3"],
+    "release": ["-O3", "-g0"],
     "debug": ["-O1", "-g"],
     "trace": ["-O0", "-g"],
     "asan": ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"],

@@ -31,10 +31,12 @@ DRAWING = """
 2  positions  topology     waiting     ticker      statistics  start       identity
 2  record     names        config      codecs      clock       protocols   errors    files
 ----------------------------------------------------------------------
-1c log        cursor       partitions
+1e partitions
+1d log
+1c tail       recovery
 1b segment    index        delivery    keymap      arrow
-1a mapping    shared       liveness    batch
-0  layout     frame        record      checksum    codecs      platform    atomic    errors
+1a mapping    shared       liveness    batch       frame       source
+0  layout     record       checksum    codecs      losses      platform    atomic    errors
 """
 HANDS_OUT = {"seglog.store", "seglog.topic"}
 

@@ -1,0 +1,47 @@
+"""seglog: the log and the queue that live in your process.
+
+>>> import seglog
+>>> with seglog.open("data") as store:
+...     orders = store.topic("orders", partitions=4)
+...     _ = orders.send(b"one", key=b"customer-42")
+...     [record.value for record in orders.read()]
+[b'one']
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version as _version
+
+from seglog import errors
+from seglog.clock import Clock, ManualClock
+from seglog.config import StoreConfig, TopicConfig
+from seglog.consumer import Consumer
+from seglog.errors import *  # noqa: F403
+from seglog.record import Batch, Column, Loss, Position, Record, Span
+from seglog.statistics import PartitionStatistics, StoreStatistics, TopicStatistics
+from seglog.store import Store, open
+from seglog.topic import Topic
+
+__version__ = _version("seglog")
+
+__all__ = [
+    "Batch",
+    "Clock",
+    "Column",
+    "Consumer",
+    "Loss",
+    "ManualClock",
+    "PartitionStatistics",
+    "Position",
+    "Record",
+    "Span",
+    "Store",
+    "StoreConfig",
+    "StoreStatistics",
+    "Topic",
+    "TopicConfig",
+    "TopicStatistics",
+    "__version__",
+    "open",
+]
+__all__ += errors.__all__

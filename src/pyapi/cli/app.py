@@ -1,0 +1,68 @@
+"""App: the program `seglog`: its commands in order, and what `seglog --help` says."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import seglog
+from seglog.cli import bench, demo, read, send, topics, verify
+from seglog.cli.exits import Commands
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+topic = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, list, fill, read and delete topics.")
+
+topic.command()(topics.ls)
+topic.command()(topics.create)
+topic.command()(topics.describe)
+topic.command()(send.send)
+topic.command()(read.read)
+topic.command()(topics.rm)
+app.add_typer(topic, name="topic")
+app.command()(read.tail)
+app.command()(verify.verify)
+app.command()(bench.bench)
+app.command()(demo.demo)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"seglog {seglog.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """The log and the queue that live in your process: topics in a directory, with no server to run.
+
+    The store is the directory that -d names, or SEGLOG_DATA, or ./data; every command takes -d, and most --json.
+
+    \b
+        seglog topic create logs
+        seglog topic send logs < access.log
+        seglog topic read logs > copy               # the same, byte by byte
+        seglog tail -f logs
+
+    \b
+    Exit codes:
+        0    done (or whoever read the output went away, as with | head)
+        1    failed: disk full, no permission, locked, ...; it may work another time
+        2    refused: wrong usage; or what was named is not there, exists already, is wrong, or is damaged
+        130  interrupted by Ctrl-C
+    SEGLOG_DEBUG=1 shows where an error came from.
+    """

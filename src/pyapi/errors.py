@@ -1,0 +1,25 @@
+"""Errors: one tree under `SeglogError`; what the engine raises and what the face adds, in one place.
+
+The class is what you catch, the fields are what you log, the text is what you read at night. A wrong *type* is a
+plain `TypeError`, as everywhere in Python; everything else that seglog raises on purpose is in this tree.
+
+>>> import seglog
+>>> issubclass(seglog.TopicNotFound, (seglog.SeglogError, KeyError))
+True
+"""
+
+from __future__ import annotations
+
+from seglog.engine import errors as _engine
+from seglog.engine.errors import *  # noqa: F403
+from seglog.engine.errors import SeglogError
+
+__all__ = ["GroupInUse"]
+__all__ += _engine.__all__
+
+
+class GroupInUse(SeglogError):
+    """Another live consumer reads this topic for this group; `group`, `topic` and `path` say which.
+
+    Nothing was read or committed. The place is free again when that consumer is closed or its process ends.
+    """

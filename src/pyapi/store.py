@@ -1,0 +1,589 @@
+"""Store: one directory with topics in it, shared by any number of threads and processes.
+
+It promises that what a process creates or deletes here is either done or not, whatever dies in between; that several processes
+that open, create and delete at once agree; and that `close` leaves everything readable by the next.
+
+    data/
+      SEGLOG                        who this is (identity.py)
+      create.lock                   the door for whoever makes or deletes names
+      lock  shm                     which processes live, and their shared memory (the engine)
+      meta/                         what there is (topology.py)
+      topics/<name>/<partition>/    the logs
+      groups/<group>/<topic>.positions
+
+A topic is created inside out: directories and empty logs first, then its topology record, synced. A crash before the
+record leaves empty logs that the next creation takes over. It is deleted outside in: the record first, then the files;
+whoever opens the store next, or takes the name again, finishes what a crash left.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from seglog.clock import Clock, seconds, system_clock
+from seglog.config import Codec, Fsync, Partitioner, Recover, StoreConfig, TopicConfig, Write
+from seglog.consumer import Consumer
+from seglog.engine.liveness import Liveness
+from seglog.engine.log import Log
+from seglog.errors import ClosedError, ConfigError, CorruptStore, SeglogError, TopicMismatch, TopicNotFound
+from seglog.files import FileLock, make_directory, sync_directory, told
+from seglog.identity import directory_of, establish, gate
+from seglog.names import check_name
+from seglog.record import Loss
+from seglog.statistics import StoreStatistics
+from seglog.ticker import Ticker
+from seglog.topic import CustomPartitioner, Topic, plural
+from seglog.topology import Topology
+
+__all__ = ["Store", "open"]
+
+T = TypeVar("T")
+
+TOPIC = "topic"  # the kind, in the topology
+
+_open: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def open(  # it is what it does, and is said with its module: seglog.open
+    path: str | os.PathLike[str],
+    *,
+    fsync: Fsync = "interval",
+    fsync_interval: float | timedelta = 0.1,
+    segment_bytes: int = 64 << 20,
+    recover: Recover = "raise",
+    write: Write = "auto",
+    clock: Clock | None = None,
+    upkeep: bool = True,
+    create: bool = True,
+    lock_timeout: float | timedelta = 30.0,
+) -> Store:
+    """Open the store at `path`, or make it: the directory, and its parents, when there are none.
+
+    The settings are those of `StoreConfig`, where each says what it means and why; durations are seconds or
+    timedeltas. `clock` gives µs since the epoch, for tests; `create=False` raises NotAStore where there is none.
+
+    Any number of processes may have it open. Cost: some file operations and a replay of the topology; nothing that
+    grows with the records. Raises NotAStore (another program's files are left alone), UnsupportedFormat (a newer
+    seglog's), CorruptStore, ReadOnlyStore, ConfigError.
+
+    >>> import seglog
+    >>> with seglog.open("data", fsync="always") as store:
+    ...     where = store.topic("orders").send(b"one")
+    >>> with seglog.open("data", create=False) as store:
+    ...     store.topic("orders")[where].value
+    b'one'
+    """
+    config = StoreConfig(
+        fsync=fsync,
+        fsync_interval=seconds(fsync_interval, "fsync_interval"),
+        segment_bytes=segment_bytes,
+        recover=recover,
+        write=write,
+        upkeep=upkeep,
+        lock_timeout=seconds(lock_timeout, "lock_timeout"),
+    )
+    if clock is not None and not callable(clock):
+        raise ConfigError(
+            f"clock must be callable and return µs since the epoch, not {type(clock).__name__}",
+            setting="clock",
+            value=clock,
+        )
+    if not isinstance(create, bool):
+        raise ConfigError(f"create is {create!r}; it must be True or False", setting="create", value=create)
+    return Store(directory_of(path), config, clock=clock, create=create)
+
+
+class Store:
+    """What `seglog.open` returns. Close it, or use it in a `with`. Threads may share it.
+
+    >>> import seglog
+    >>> with seglog.open("data") as store:
+    ...     orders = store.topic("orders", partitions=4)
+    ...     store.topics(), store.topic("orders") is orders
+    (['orders'], True)
+    """
+
+    def __init__(self, directory: str, config: StoreConfig, *, clock: Clock | None, create: bool) -> None:
+        self.path = directory
+        self.config = config
+        self.clock: Clock = clock or system_clock
+        self._engine_clock = clock  # None: the engine asks the system itself, without a Python frame
+        self._lock = threading.RLock()
+        self._closed = False
+        self._topics: dict[str, Topic] = {}
+        self._consumers: set[Consumer] = set()
+        self._ticker: Ticker | None = None
+        self.identity = establish(directory, create=create, clock=self.clock, timeout=config.lock_timeout)
+        with told(directory, "open the store"):
+            self._liveness = Liveness(directory)
+        try:
+            self._topology = Topology(directory, config, self._liveness)
+            try:
+                self._finish_deletions(self._topology.deleted(TOPIC))
+            except BaseException:
+                self._topology.close()
+                raise
+        except BaseException:
+            self._liveness.close()
+            raise
+        _open.add(self)
+        if config.upkeep:
+            self._ticker = Ticker(config.fsync_interval, self._tick)
+
+    # ---- topics -----------------------------------------------------------------------------------
+
+    def topic(
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        segment_bytes: int | None = None,
+        segment_age: float | timedelta | None = None,
+        codec: Codec | None = None,
+        partitioner: Partitioner | Callable[[bytes, int], int] | None = None,
+        record_bytes_max: int | None = None,
+        batch_bytes: int | None = None,
+    ) -> Topic:
+        """The topic of that name: opened when it exists, created when it does not.
+
+        The settings are those of `TopicConfig`, where each says what it means and why; one that is left out has its
+        default in a new topic (one partition, xxh3, no codec), and is whatever it is in an existing one. A setting
+        that differs from the existing topic's raises TopicMismatch and changes nothing. `partitioner` may be a
+        callable `(key, partitions) -> partition`, to be passed at each opening.
+
+        Cost: creating takes a few fsyncs; opening a few file operations per partition; asking again, a dict lookup.
+        Raises InvalidName, ConfigError, TopicMismatch, StoreFull, ReadOnlyStore.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     orders = store.topic("orders", partitions=4)
+        ...     try:
+        ...         store.topic("orders", partitions=8)
+        ...     except seglog.TopicMismatch as error:
+        ...         error.differences
+        {'partitions': (8, 4)}
+        """
+        check_name(name)
+        asked = given(
+            partitions=partitions,
+            segment_bytes=segment_bytes,
+            segment_age=None if segment_age is None else seconds(segment_age, "segment_age"),
+            codec=codec,
+            partitioner="custom" if callable(partitioner) else partitioner,
+            record_bytes_max=record_bytes_max,
+            batch_bytes=batch_bytes,
+        )
+        wanted = TopicConfig(**({"segment_bytes": self.config.segment_bytes} | asked))
+        with self._lock:
+            self._check()
+            self._topology.refresh()
+            topic = self._existing(name) or self._create(name, wanted)
+            differences = topic.config.differences(asked)
+            if differences:
+                raise mismatch(name, differences)
+            if callable(partitioner) and topic.custom_partitioner is not None:
+                topic.custom_partitioner.function = partitioner
+            return topic
+
+    def topics(self) -> list[str]:
+        """The names of the topics there are, sorted. O(topics)."""
+        self._check()
+        self._topology.refresh()
+        return self._topology.names(TOPIC)
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic, its records, and every group's place in it, for every process.
+
+        Final when it returns; a crash in the middle is finished by whoever opens the store next. Other processes that
+        have it open get an error at their next call. Raises TopicNotFound.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     _ = store.topic("orders")
+        ...     store.delete_topic("orders")
+        ...     store.topics()
+        []
+        """
+        check_name(name)
+        with self._lock:
+            self._check()
+            with self.gate():
+                self._topology.refresh()
+                if self._topology.get(TOPIC, name) is None:
+                    raise not_found(name)
+                self._topology.remove(TOPIC, name)
+                topic = self._topics.pop(name, None)
+                for consumer in [c for c in self._consumers if c.topic == name]:
+                    with suppress(SeglogError):
+                        consumer.close()
+                for log in topic.logs if topic is not None else ():
+                    with suppress(SeglogError):  # even if a stopped process holds its lock: the record is written
+                        log.delete()
+                self._remove_files(name)
+
+    # ---- care -------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """A barrier: returns when everything that was sent before, to any topic that this process has open, survives a
+        power cut, and every commit of its consumers too. At most one fsync per partition with something new."""
+        self._check()
+        for topic in list(self._topics.values()):
+            topic.sync()
+        for consumer in list(self._consumers):
+            consumer.sync()
+
+    def upkeep(self) -> None:
+        """What the background thread does at each interval, for programs that opened with `upkeep=False`: with
+        `fsync="interval"` sync what is new, and close segments that are old enough. Raises the first error after
+        having tried everything."""
+        self._check()
+        errors = self._care()
+        if errors:
+            raise errors[0]
+
+    def statistics(self) -> StoreStatistics:
+        """What there is, counted; frozen. With `.losses`: what recovery found.
+
+        A topic that is not open in this process is opened for the moment. O(partitions)."""
+        self._check()
+        return StoreStatistics(
+            path=self.path,
+            topics=dict(self._ask_all(Topic.statistics)),
+            upkeep_errors=tuple(self._ticker.errors) if self._ticker else (),
+        )
+
+    def verify(self) -> list[Loss]:
+        """Read everything and check every hash; what is wrong, over all topics; empty is the usual answer.
+
+        Changes nothing, and goes on after each finding. Cost: reading the whole store, at about memory speed when it
+        is cached.
+        """
+        self._check()
+        findings: list[Loss] = list(self._topology.verify())
+
+        def unreadable(name: str, error: CorruptStore) -> list[Loss]:
+            path = str(error.fields.get("path", os.path.join(self.path, "topics", name)))
+            return [Loss("corrupt" if os.path.exists(path) else "missing", path, 0, 0, -1, 0, str(error))]
+
+        for _, found in self._ask_all(lambda topic: [loss for log in topic.logs for loss in log.verify()], unreadable):
+            findings += found
+        return findings
+
+    # ---- close ------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Close every topic and consumer. Nothing needs it: what a send returned is safe without. A clean close
+        marks where the logs end, which makes the next opening cheap after a reboot too. Closing twice is fine."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            ticker, self._ticker = self._ticker, None
+        if ticker is not None:  # without the lock: a tick that is under way may want it
+            ticker.stop()
+        errors: list[Exception] = []
+        closing: list[Callable[[], None]] = [consumer.close for consumer in list(self._consumers)]
+        closing += [log.close for topic in self._topics.values() for log in topic.logs]
+        closing += [self._topology.close, self._liveness.close]
+        for close in closing:  # each has its turn, whatever the others say
+            try:
+                close()
+            except Exception as error:
+                errors.append(error)
+        self._topics.clear()
+        self._consumers.clear()
+        if errors:
+            raise errors[0]
+
+    def __enter__(self) -> Self:
+        self._check()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"<Store {self.path}, closed>"
+        count = len(self._topology.names(TOPIC))
+        return f"<Store {self.path}, {plural(count, 'topic')}, fsync {self.config.fsync}>"
+
+    # ---- what topics and consumers ask for (topic.Home) ---------------------------------------------
+
+    def refresh(self, topic: Topic) -> None:
+        """Take in what other processes did to `topic`. One load from shared memory when they did nothing."""
+        self._check()
+        self._topology.refresh()
+        if topic.seen == self._topology.version:
+            return
+        with self._lock:
+            self._check()
+            version = self._topology.version
+            entry = self._topology.get(TOPIC, topic.name)
+            if entry is None or entry["id"] != topic.topic_id:
+                self._topics.pop(topic.name, None)
+                raise not_found(topic.name)
+            config = TopicConfig.from_json(entry["config"], topic.name)
+            if config.partitions > topic.partitions:
+                more = self._logs_of(topic.name, config, topic.partitions)
+                topic.become(config, topic.logs + more)
+            topic.seen = version
+
+    def grow(self, topic: Topic, to: int) -> None:
+        """Add partitions, in the order of a creation: logs first, then the record."""
+        with self._lock, self.gate():
+            self.refresh(topic)
+            if to < topic.partitions:
+                raise ConfigError(
+                    f"topic {topic.name} has {plural(topic.partitions, 'partition')}; it cannot have fewer, {to}, since "
+                    "records would be lost with them. Nothing was changed.",
+                    setting="partitions",
+                    value=to,
+                )
+            if to == topic.partitions:
+                return
+            config = TopicConfig(**(topic.config.to_json() | {"partitions": to}))  # type: ignore[arg-type]
+            more = self._logs_of(topic.name, config, topic.partitions, create=True)
+            with closed_on_error(more):
+                self._write_down(topic.name, topic.topic_id, config)
+                topic.become(config, topic.logs + more)
+
+    def gate(self) -> FileLock:
+        return gate(self.path, self.config.lock_timeout)
+
+    def positions_path(self, group: str, topic: str) -> str:
+        return os.path.join(self.path, "groups", group, topic + ".positions")
+
+    def keep(self, consumer: Consumer) -> None:
+        self._consumers.add(consumer)
+
+    def forget(self, consumer: Consumer) -> None:
+        self._consumers.discard(consumer)
+
+    # ---- creating, opening, deleting ----------------------------------------------------------------
+
+    def _existing(self, name: str) -> Topic | None:
+        topic = self._topics.get(name)
+        if topic is not None:
+            with suppress(TopicNotFound):  # another process deleted it, and may have made it anew
+                self.refresh(topic)
+                return topic
+        if self._topology.get(TOPIC, name) is None:
+            return None
+        topic = self._topics[name] = self._opened(name)
+        return topic
+
+    def _opened(self, name: str) -> Topic:
+        entry = self._topology.get(TOPIC, name)
+        if entry is None:
+            raise not_found(name)
+        config = TopicConfig.from_json(entry["config"], name)
+        return self._made_of(name, entry["id"], config, self._logs_of(name, config))
+
+    def _create(self, name: str, config: TopicConfig) -> Topic:
+        with told(self.path, f"create topic {name}"), self.gate():
+            self._topology.refresh()
+            found = self._existing(name)
+            if found is not None:  # another process was quicker
+                return found
+            if name in self._topology.deleted(TOPIC):
+                self._remove_files(name)
+            topic_id = secrets.token_hex(8)
+            logs = self._logs_of(name, config, create=True)
+            with closed_on_error(logs):
+                self._write_down(name, topic_id, config)
+                topic = self._topics[name] = self._made_of(name, topic_id, config, logs)
+                return topic
+
+    def _made_of(self, name: str, topic_id: str, config: TopicConfig, logs: tuple[Log, ...]) -> Topic:
+        custom = CustomPartitioner(name) if config.partitioner == "custom" else None
+        return Topic(self, name, topic_id, config, logs, custom)
+
+    def _write_down(self, name: str, topic_id: str, config: TopicConfig) -> None:
+        self._topology.put(TOPIC, name, {"id": topic_id, "created": self.clock(), "config": config.to_json()})
+
+    def _logs_of(self, name: str, config: TopicConfig, first: int = 0, create: bool = False) -> tuple[Log, ...]:
+        """Partitions `first` and up."""
+        folder = os.path.join(self.path, "topics", name)
+        if create:
+            make_directory(folder)
+        logs: list[Log] = []
+        with closed_on_error(logs):
+            for partition in range(first, config.partitions):
+                logs += [self._open_log(folder, config, partition, create)]
+            if create:
+                sync_directory(folder)
+        return tuple(logs)
+
+    def _open_log(self, folder: str, config: TopicConfig, partition: int, create: bool) -> Log:
+        path = os.path.join(folder, str(partition))
+        if not create and not os.path.isdir(path):
+            raise CorruptStore(
+                f"the directory {path} is missing: partition {partition} of a topic with "
+                f"{plural(config.partitions, 'partition')} was removed or not restored. The other partitions are not "
+                "affected. Put it back from a backup, or delete the topic. Nothing was changed.",
+                path=path,
+                partition=partition,
+            )
+        return Log(
+            path,
+            create=create,
+            partition=partition,
+            segment_bytes=config.segment_bytes,
+            segment_bytes_min=min(config.segment_bytes, 1 << 20),
+            segment_age=config.segment_age or 0.0,
+            fsync=self.config.fsync,
+            write=self.config.write,
+            codec=config.codec,
+            batch_bytes=config.batch_bytes,
+            record_bytes_max=config.record_bytes_max,
+            recover=self.config.recover,
+            clock=self._engine_clock,
+            liveness=self._liveness,
+            lock_timeout=self.config.lock_timeout,
+        )
+
+    def _finish_deletions(self, names: Iterable[str]) -> None:
+        topics = os.path.join(self.path, "topics")
+        left = set(names).intersection(os.listdir(topics) if os.path.isdir(topics) else ())
+        if left:
+            with self.gate():
+                self._topology.refresh()
+                for name in left:
+                    if self._topology.get(TOPIC, name) is None:
+                        self._remove_files(name)
+
+    def _remove_files(self, name: str) -> None:
+        """Unlink what a deleted topic left, the records last: their directory says that there is more to do."""
+        with told(self.path, f"delete the files of topic {name}"):
+            groups = os.path.join(self.path, "groups")
+            for group in os.listdir(groups) if os.path.isdir(groups) else ():
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    os.unlink(self.positions_path(group, name))
+            folder = os.path.join(self.path, "topics", name)
+            for partition in os.listdir(folder) if os.path.isdir(folder) else ():
+                # Tell every process that still has it mapped. What cannot be opened, nobody has.
+                with suppress(SeglogError, OSError):
+                    Log(os.path.join(folder, partition), create=False, liveness=self._liveness).delete()
+            with suppress(FileNotFoundError):
+                shutil.rmtree(folder)
+                sync_directory(os.path.dirname(folder))
+
+    # ---- helpers ----------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._closed:
+            raise ClosedError(f"the store {self.path} is closed. Nothing was read or written.", path=self.path)
+
+    def _ask_all(
+        self, ask: Callable[[Topic], T], unreadable: Callable[[str, CorruptStore], T] | None = None
+    ) -> Iterator[tuple[str, T]]:
+        """The answer of each topic there is; one that is not open in this process is opened for that moment."""
+        for name in self.topics():
+            with suppress(TopicNotFound):  # deleted meanwhile
+                topic = self._topics.get(name)
+                if topic is not None:
+                    yield name, ask(topic)
+                    continue
+                try:
+                    topic = self._opened(name)
+                except CorruptStore as error:
+                    if unreadable is None:
+                        raise
+                    yield name, unreadable(name, error)
+                    continue
+                try:
+                    yield name, ask(topic)
+                finally:
+                    close_all(topic.logs)
+
+    def _tick(self) -> None:
+        ticker = self._ticker
+        for error in self._care():
+            if ticker is not None and not self._closed:
+                ticker.note(error)
+
+    def _care(self) -> list[Exception]:
+        """Upkeep of everything that is open; one that fails does not keep the others from theirs."""
+        work: list[Callable[[], object]] = [self._topology.upkeep]
+        work += [log.upkeep for topic in list(self._topics.values()) for log in topic.logs]
+        if self.config.fsync == "interval":
+            work += [consumer.sync for consumer in list(self._consumers)]
+        errors: list[Exception] = []
+        for task in work:
+            try:
+                task()
+            except ClosedError:  # closed or deleted meanwhile: nothing to care for
+                pass
+            except Exception as error:
+                errors.append(error)
+        return errors
+
+
+@contextmanager
+def closed_on_error(logs: Iterable[Log]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        close_all(logs)
+        raise
+
+
+def close_all(logs: Iterable[Log]) -> None:
+    for log in logs:
+        with suppress(SeglogError):
+            log.close()
+
+
+def given(**settings: object) -> dict[str, Any]:
+    """Those that were passed."""
+    return {setting: value for setting, value in settings.items() if value is not None}
+
+
+def not_found(name: str) -> TopicNotFound:
+    return TopicNotFound(
+        f"there is no topic {name}: it was never created, or it was deleted, with its records. store.topic({name!r}) "
+        "creates one. Nothing was read or written.",
+        name=name,
+    )
+
+
+def mismatch(name: str, differences: Mapping[str, tuple[object, object]]) -> TopicMismatch:
+    told_apart = ", ".join(
+        f"{setting} is {existing!r}, not {asked!r}" for setting, (asked, existing) in differences.items()
+    )
+    return TopicMismatch(
+        f"topic {name} exists with other settings: {told_apart}. Nothing was changed. Leave the settings out to open it "
+        "as it is; partitions can be added with topic.add_partitions().",
+        name=name,
+        differences=dict(differences),
+    )
+
+
+def _after_fork_in_child() -> None:
+    # The parent's locks may have been held by threads that are not here. The engine takes care of its own.
+    for store in list(_open):
+        store._lock = threading.RLock()
+        store._topology.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

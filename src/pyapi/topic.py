@@ -1,0 +1,449 @@
+"""Topic: a named run of records in one or more partitions; what most programs send to and read from.
+
+It promises that records of one partition keep their order and their offsets for ever, and that the same key always goes to the
+same partition (until partitions are added). The hot verbs, `send`, `send_many` and `topic[partition, offset]`, are the
+engine's own and have no Python frame on top; everything here decides something and leaves the moving to the engine.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from itertools import chain
+from typing import Literal, Protocol, SupportsIndex
+
+from seglog.clock import Clock, micros, seconds
+from seglog.config import StoreConfig, TopicConfig, choice
+from seglog.consumer import CommitMode, Consumer
+from seglog.engine.log import Log
+from seglog.engine.partitions import Partitions
+from seglog.errors import ConfigError, PartitionNotFound
+from seglog.names import check_name
+from seglog.positions import Positions
+from seglog.record import Batch, Record
+from seglog.start import (
+    Start,
+    end_of,
+    natural,
+    one_offset,
+    one_offset_needs_one_partition,
+    start_of,
+)
+from seglog.statistics import TopicStatistics, partition_statistics
+from seglog.waiting import wait_for_any
+
+__all__ = ["CustomPartitioner", "Home", "Isolation", "Topic"]
+
+Isolation = Literal["visible", "durable"]
+
+
+class Home(Protocol):
+    """What a topic asks of the store it lives in."""
+
+    config: StoreConfig
+    clock: Clock
+
+    def refresh(self, topic: Topic) -> None:
+        """Take in what other processes did to `topic`; raises ClosedError or TopicNotFound when it is no more."""
+
+    def grow(self, topic: Topic, to: int) -> None: ...
+
+    def gate(self) -> AbstractContextManager[object]:
+        """The door for whoever makes or deletes names."""
+
+    def positions_path(self, group: str, topic: str) -> str: ...
+
+    def keep(self, consumer: Consumer) -> None:
+        """Sync and close `consumer` together with the store."""
+
+    def forget(self, consumer: Consumer) -> None: ...
+
+
+class CustomPartitioner:
+    """A callable of the user's, `(key, partitions) -> partition`, which no file can hold: given anew at each opening."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.function: Callable[[bytes, int], int] | None = None
+
+    def __call__(self, key: bytes, partitions: int) -> int:
+        if self.function is None:
+            raise ConfigError(
+                f"topic {self.topic} was created with a partitioner of its own, which cannot be written down: pass it, "
+                f"as in store.topic({self.topic!r}, partitioner=...), or name a partition= for each send. "
+                "Nothing was written.",
+                setting="partitioner",
+                value=None,
+            )
+        return self.function(key, partitions)
+
+
+class Topic(Partitions):
+    """What `store.topic(name)` returns: the same object for the same name, for as long as the store is open.
+
+    Threads may share it. From the engine, without a Python frame on top:
+
+    * `send(value, key=None, headers=None, *, timestamp=None, partition=None)` -> `Position`
+    * `send_many(values, keys=None, headers=None, *, timestamps=None, partition=None)` -> list of `Span`
+    * `topic[partition, offset]` -> `Record`; raises OffsetOutOfRange
+
+    Values and keys are bytes-like; a `str` raises TypeError, since only you know its encoding. A value of None is a
+    tombstone. Without key and `partition=`, each `send` takes the next partition, and so does each `send_many`, whole.
+
+    >>> import seglog
+    >>> with seglog.open("data") as store:
+    ...     orders = store.topic("orders", partitions=4)
+    ...     where = orders.send(b"one", key=b"42", headers={"trace": b"7"})
+    ...     orders[where].value, orders[where].headers, orders
+    (b'one', {'trace': b'7'}, <Topic orders, 4 partitions, 1 record>)
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        name: str,
+        topic_id: str,
+        config: TopicConfig,
+        logs: tuple[Log, ...],
+        partitioner: CustomPartitioner | None,
+    ) -> None:
+        """Made by `Store.topic`."""
+        super().__init__(logs, partitioner or config.partitioner)
+        self._home = home
+        self._name = name
+        self._config = config
+        self.topic_id = topic_id
+        self.seen = -1  # the version of the topology at which the store looked after it last
+        self.custom_partitioner = partitioner
+
+    # ---- what it is -------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def config(self) -> TopicConfig:
+        """Its settings, as they are now."""
+        return self._config
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions there are."""
+        return len(self.logs)
+
+    def become(self, config: TopicConfig, logs: tuple[Log, ...]) -> None:
+        """For the store: the topic has more partitions now."""
+        self._config = config
+        self._attach(logs)
+
+    # ---- read -------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        start: Start = "earliest",
+        *,
+        partition: int | None = None,
+        stop: Start | None = None,
+        isolation: Isolation = "visible",
+    ) -> Iterator[Record]:
+        """The records from `start` up to `stop`, or up to what there is when `read` is called, one by one.
+
+        In offset order inside each partition; several partitions are merged by timestamp. `start` is an offset, an
+        aware datetime (the first record at or after it), "earliest" or "latest", and `stop`, which is not included,
+        the same. `isolation="durable"` stops at what survives a power cut.
+
+        Lazy: O(log segments) at the start, then a Python object per record, whose parts are made when asked for.
+        Raises OffsetOutOfRange, PartitionNotFound, and ConfigError for an offset without its partition.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     orders = store.topic("orders")
+        ...     _ = orders.send_many([b"one", b"two", b"three"])
+        ...     [(record.offset, record.value) for record in orders.read(start=1)]
+        [(1, b'two'), (2, b'three')]
+        """
+        starts, stops = self._range(start, stop, partition, isolation)
+        if len(starts) == 1:
+            return self._select(partition)[0].records(starts[0], stops[0])
+        return self.merged(starts, stops)
+
+    def batches(
+        self,
+        start: Start = "earliest",
+        *,
+        partition: int | None = None,
+        max_records: int = 10_000,
+        stop: Start | None = None,
+        isolation: Isolation = "visible",
+    ) -> Iterator[Batch]:
+        """The same as batches: columns over the map, at most `max_records` each, no object per record.
+
+        One partition after the other: batches cannot be merged without taking them apart.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     orders = store.topic("orders")
+        ...     _ = orders.send_many([b"one", b"two", b"three"])
+        ...     [batch.values.tolist() for batch in orders.batches()]
+        [[b'one', b'two', b'three']]
+        """
+        count = natural(max_records, "max_records", 1)
+        starts, stops = self._range(start, stop, partition, isolation)
+        return chain.from_iterable(
+            log.batches(first, end, count)
+            for log, first, end in zip(self._select(partition), starts, stops, strict=False)
+            if first < end
+        )
+
+    def read_batch(self, *, partition: int = 0, offset: int, max_records: int = 10_000) -> Batch | None:
+        """At most `max_records` records from `offset` on, as far as they lie together; None when there are none yet.
+
+        `batch.next_offset` is where to go on. O(log segments), no copy. Raises OffsetOutOfRange.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     orders = store.topic("orders")
+        ...     _ = orders.send_many([b"one", b"two", b"three"])
+        ...     batch = orders.read_batch(offset=0, max_records=2)
+        ...     batch.values.tolist(), batch.offsets.tolist(), batch.next_offset
+        ([b'one', b'two'], [0, 1], 2)
+        """
+        log = self._log(partition)
+        first = start_of(one_offset(offset, "offset"), log)
+        return log.read(first, natural(max_records, "max_records", 1))
+
+    def last(self, n: int, *, partition: int | None = None) -> list[Record]:
+        """The last `n` records, oldest first; fewer when there are fewer. Merged by time over partitions. O(n) per partition.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     orders = store.topic("orders")
+        ...     _ = orders.send_many([b"one", b"two", b"three"])
+        ...     [record.value for record in orders.last(2)]
+        [b'two', b'three']
+        """
+        count = natural(n, "n")
+        logs = self._select(partition)
+        stops = [log.next_offset for log in logs]
+        starts = [max(log.first_offset, stop - count) for log, stop in zip(logs, stops, strict=True)]
+        if len(logs) == 1:
+            return list(logs[0].records(starts[0], stops[0])) if count else []
+        return list(deque(self.merged(starts, stops), maxlen=count))
+
+    def tail(
+        self,
+        start: Start = "latest",
+        *,
+        partition: int | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> Iterator[Record]:
+        """Records as they come, from any process; ends when none came for `timeout` seconds (None: never).
+
+        Waits without burning a core; the GIL is released, and Ctrl-C works. The place is fixed by the call, not by the
+        first `next()`, so nothing sent in between is missed. One partition wakes at once, several within 20 ms.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     orders = store.topic("orders")
+        ...     following = orders.tail(timeout=0)
+        ...     _ = orders.send(b"news")
+        ...     [record.value for record in following]
+        [b'news']
+        """
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        starts, _ = self._range(start, None, partition, "visible")
+        return self._follow(starts, partition, limit)
+
+    def _follow(self, starts: list[int], partition: int | None, timeout: float | None) -> Iterator[Record]:
+        while True:
+            logs = self._select(partition)
+            starts += [log.first_offset for log in logs[len(starts) :]]  # partitions that were added
+            stops = [log.next_offset for log in logs]
+            if len(logs) == 1:
+                yield from logs[0].records(starts[0], stops[0])
+            else:
+                yield from self.merged(starts, stops)
+            starts = stops
+
+            def changed(count: int = len(logs)) -> bool:
+                return len(self._select(partition)) != count
+
+            if not wait_for_any(logs, starts, timeout, changed):
+                return
+
+    def wait(self, offset: int, *, partition: int = 0, timeout: float | timedelta | None = None) -> bool:
+        """True once there is a record at `offset`; False after `timeout` seconds. None waits for ever.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     orders = store.topic("orders")
+        ...     where = orders.send(b"one")
+        ...     orders.wait(where.offset, timeout=1), orders.wait(where.offset + 1, timeout=0)
+        (True, False)
+        """
+        limit = None if timeout is None else seconds(timeout, "timeout")
+
+        def changed() -> bool:
+            self._select(partition)  # raises when the store was closed, or the topic deleted
+            return False
+
+        return wait_for_any([self._log(partition)], [one_offset(offset, "offset")], limit, changed)
+
+    # ---- where ------------------------------------------------------------------------------------
+
+    def first_offset(self, partition: int = 0) -> int:
+        """The offset of the oldest record that is kept."""
+        return self._log(partition).first_offset
+
+    def next_offset(self, partition: int = 0) -> int:
+        """The offset that the next record will get."""
+        return self._log(partition).next_offset
+
+    def offset_for_time(self, when: datetime | SupportsIndex, partition: int = 0) -> int:
+        """The offset of the first record with a timestamp at or after `when`; the next offset when there is none.
+
+        `when` is an aware datetime, or µs since the epoch. O(log segments).
+        """
+        return self._log(partition).offset_for_time(micros(when, "when"))
+
+    # ---- keep less, or spread more ----------------------------------------------------------------
+
+    def trim(self, before: Start, partition: int | None = None) -> dict[int, int]:
+        """Let go of all records before an offset, or a time; returns the first offset of each partition it touched.
+
+        Offsets stay what they are. Space comes back in whole segments. A time trims every partition, or the one
+        named; an offset needs `partition=` when there are several. Readers in the middle are not disturbed.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     orders = store.topic("orders")
+        ...     _ = orders.send_many([b"one", b"two", b"three"])
+        ...     orders.trim(before=2), [record.value for record in orders.read()]
+        ({0: 2}, [b'three'])
+        """
+        logs = self._select(partition)
+        one_offset_needs_one_partition(before, "before", logs)
+        if not isinstance(before, str | datetime):
+            offset = one_offset(before, "before")
+            if offset > logs[0].next_offset:
+                start_of(offset, logs[0])  # raises OffsetOutOfRange: more than there is, so probably a mistake
+        return {log.partition: log.trim(max(log.first_offset, end_of(before, log))) for log in logs}
+
+    def add_partitions(self, to: int) -> None:
+        """Have `to` partitions from now on. All records stay where they are; fewer is not possible.
+
+        A key may belong to another partition afterwards, so its new records are not behind its old ones: read up to
+        the end before, where the order of a key matters. Other processes see it at their next read.
+        Raises ConfigError for fewer. Cost: one fsync of the topology, and a directory each.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     orders = store.topic("orders")
+        ...     orders.add_partitions(3)
+        ...     orders.partitions
+        3
+        """
+        self._ready()
+        self._home.grow(self, natural(to, "partitions", 1))
+
+    # ---- consumers --------------------------------------------------------------------------------
+
+    def consumer(self, group: str, *, start: Start = "earliest", commit: CommitMode = "manual") -> Consumer:
+        """A reader that remembers for `group` how far it came. See `Consumer`, also for `commit`.
+
+        `start` is where a *new* group begins: "earliest", "latest", an aware datetime, or an offset. A group that has
+        committed goes on from there. A group has one live consumer: raises GroupInUse for a second one.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     orders = store.topic("orders")
+        ...     with orders.consumer("billing") as consumer:
+        ...         consumer
+        <Consumer of orders for billing, next {0: 0}>
+        """
+        check_name(group, "group")
+        logs = self._ready()
+        one_offset_needs_one_partition(start, "start", logs)
+        path = self._home.positions_path(group, self.name)
+        with self._home.gate():
+            positions = Positions(path, topic_id=int(self.topic_id, 16), partitions=len(logs))
+        try:
+            positions.claim(group, self.name)
+            consumer = Consumer(
+                self.name,
+                group,
+                logs=self._ready,
+                positions=positions,
+                start=start,
+                commit=commit,
+                sync_commits=self._home.config.fsync == "always",
+                sync_close=self._home.config.fsync != "never",
+                clock=self._home.clock,
+                closed=self._home.forget,
+            )
+        except BaseException:
+            positions.close()
+            raise
+        self._home.keep(consumer)
+        return consumer
+
+    # ---- care -------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Returns when everything that was sent here before, by any process, survives a power cut. At most one fsync per
+        partition; none for those that have nothing new."""
+        for log in self._ready():
+            if log.dirty:
+                log.sync()
+
+    def statistics(self) -> TopicStatistics:
+        """What there is, counted; frozen. O(partitions)."""
+        return TopicStatistics(self.name, tuple(partition_statistics(log) for log in self._ready()))
+
+    def __repr__(self) -> str:
+        if any(log.closed for log in self.logs):
+            return f"<Topic {self.name}, closed>"
+        count = sum(log.next_offset - log.first_offset for log in self.logs)
+        return f"<Topic {self.name}, {plural(self.partitions, 'partition')}, {plural(count, 'record')}>"
+
+    # ---- helpers ----------------------------------------------------------------------------------
+
+    def _ready(self) -> tuple[Log, ...]:
+        """The logs as they are now, also when another process added some."""
+        self._home.refresh(self)
+        return self.logs
+
+    def _select(self, partition: int | None) -> tuple[Log, ...]:
+        return self._ready() if partition is None else (self._log(partition),)
+
+    def _log(self, partition: int) -> Log:
+        logs = self._ready()
+        number = natural(partition, "partition")
+        if number >= len(logs):
+            raise PartitionNotFound(
+                f"topic {self.name} has {plural(len(logs), 'partition')}, 0 .. {len(logs) - 1}; there is no {number}.",
+                partition=number,
+                partitions=len(logs),
+            )
+        return logs[number]
+
+    def _range(
+        self, start: Start, stop: Start | None, partition: int | None, isolation: Isolation
+    ) -> tuple[list[int], list[int]]:
+        """Where to begin and where to end, per partition."""
+        choice("isolation", isolation, ("visible", "durable"))
+        logs = self._select(partition)
+        one_offset_needs_one_partition(start, "start", logs)
+        one_offset_needs_one_partition(stop, "stop", logs)
+        starts = [start_of(start, log) for log in logs]
+        stops = [end_of(stop, log) for log in logs]
+        if isolation == "durable":
+            stops = [min(end, log.durable_offset) for end, log in zip(stops, logs, strict=True)]
+        return starts, [max(pair) for pair in zip(starts, stops, strict=True)]
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
