@@ -56,9 +56,15 @@ class Load:
 
 @contextmanager
 def topic_in(place: str, **settings: Any) -> Iterator[seglog.Topic]:
-    """As a program would: the public API, fsync="never", everything else at its default."""
+    """As a program would: the public API, fsync="never", everything else at its default.
+
+    A new topic gets a first record: what making files costs is told by `opening`, not here.
+    """
     with seglog.open(os.path.join(place, "data"), fsync="never") as store:
-        yield store.topic("bench", **settings)
+        topic = store.topic("bench", **settings)
+        if topic.next_offset() == 0:
+            topic.send(b"the first")
+        yield topic
 
 
 # ---- writing ------------------------------------------------------------------------------------------------------

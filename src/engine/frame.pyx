@@ -13,12 +13,13 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from seglog.engine cimport platform
 from seglog.engine.checksum cimport xxh3_64, xxh3_64_seed
 from seglog.engine.layout cimport (
     CODEC_LZ4, CODEC_NONE, FIXED_STRIDE, FRAME_BYTES_MAX, FRAME_HASHED, FRAME_HEADER, FRAME_MAGIC, HAS_DELTAS,
     HAS_HEADERS, HAS_KEY_NULLS, HAS_KEYS, HAS_NULLS, HAS_TIMESTAMPS, KNOWN_FLAGS, FrameHeader, align8, frame_length,
 )
-from seglog.engine.source cimport FROM_STRIDE, Packed
+from seglog.engine.source cimport FROM_LIST, FROM_STRIDE, Packed, bytes_data
 
 from seglog.engine.errors import RecordTooLarge
 
@@ -238,7 +239,7 @@ cdef inline int64_t copy_blob(
     for i in range(n):
         data = source.get(select[start + i] if select != NULL else start + i, &size)
         if size > 0:
-            memcpy(at + used, data, size)
+            platform.copy(at + used, data, size)
             used += size
         if valid != NULL and size >= 0:
             valid[i >> 3] |= <uint8_t>(1 << (i & 7))
@@ -262,6 +263,11 @@ cdef int64_t encode(
     cdef char *body
     cdef int flags = 0
     cdef int64_t one, key_size, header_size
+    if values.stride >= 0 and keys is None and headers is None and timestamps == NULL and values.stride <= record_max:
+        # Values of one known length and nothing else: there is nothing to measure.
+        n = min(stop - start, max(<int64_t>1, bytes_max // (values.stride + 32)))
+        value_bytes = n * values.stride
+        stop = start
     for j in range(start, stop):
         k = select[j] if select != NULL else j
         values.get(k, &size)
@@ -375,6 +381,10 @@ cdef int64_t encode(
     if values.kind == FROM_STRIDE and select == NULL:
         memcpy(body + at, values.data + start * values.stride, n * values.stride)
         at += n * values.stride
+    elif values.stride >= 0 and values.kind == FROM_LIST and select == NULL:
+        for j in range(n):
+            platform.copy(body + at, bytes_data(values.items[start + j]), values.stride)
+            at += values.stride
     else:
         at += copy_blob(body + at, value_offsets, value_valid, values, select, start, n)
     seal_body(h, at)

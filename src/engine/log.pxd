@@ -21,6 +21,7 @@ cdef class Log(Tail):
     cdef list bases
     cdef int64_t bases_version
     cdef dict open_segments, indexes, survivors
+    cdef int64_t checked            # the frame whose body was hashed last: its position, xor its segment's salt
 
     cdef int64_t append_record(self, object value, object key, object headers, object timestamp) except -1
     cdef list append_packed(

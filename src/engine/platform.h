@@ -53,6 +53,31 @@ static inline int seglog_portable(void) {
     return known;
 }
 
+/* ---- memory ---------------------------------------------------------------------------------------------- */
+
+/* memcpy for records: below a few hundred bytes a call costs more than the copy.  Moves of 32 bytes, the last one
+ * overlapping the one before; nothing outside [from, from+n) is read, nothing outside [to, to+n) written. */
+static inline void seglog_copy(char *to, const char *from, int64_t n) {
+    if (n > 256) {
+        memcpy(to, from, (size_t)n);
+    } else if (n >= 32) {
+        int64_t i;
+        for (i = 0; i + 32 <= n; i += 32) memcpy(to + i, from + i, 32);
+        memcpy(to + n - 32, from + n - 32, 32);
+    } else if (n >= 16) {
+        memcpy(to, from, 16);
+        memcpy(to + n - 16, from + n - 16, 16);
+    } else if (n >= 8) {
+        memcpy(to, from, 8);
+        memcpy(to + n - 8, from + n - 8, 8);
+    } else if (n >= 4) {
+        memcpy(to, from, 4);
+        memcpy(to + n - 4, from + n - 4, 4);
+    } else {
+        while (n-- > 0) to[n] = from[n];
+    }
+}
+
 /* ---- failpoints ------------------------------------------------------------------------------------------ */
 
 /* In debug builds SEGLOG_FAIL="place.header:3" kills the process with SIGKILL at the third arrival at that point;

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 cdef extern from "platform.h" nogil:
     int portable "seglog_portable"() noexcept
+    void copy "seglog_copy"(char *to, const char *source, int64_t n) noexcept
     void failpoint "seglog_failpoint"(const char *name) noexcept
     int is_network "seglog_is_network"(const char *path) noexcept
     int64_t now_us "seglog_now_us"() noexcept

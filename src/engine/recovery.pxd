@@ -6,6 +6,7 @@ from seglog.engine.layout cimport SharedWords
 
 cdef tuple recover(
     SharedWords *w, str path, object status, bint known, bint ours, uint64_t boot, int64_t now, int64_t capacity, bint by_pwrite,
+    bint promised,
 )
 cdef list missing_segments(str directory, list bases, int64_t start)
 cdef int rewrite(int fd, int64_t start, int64_t stop) except? -99

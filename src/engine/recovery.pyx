@@ -33,11 +33,12 @@ cdef int64_t UNKNOWN_OFFSETS = <int64_t>1 << 40
 
 cdef tuple recover(
     SharedWords *w, str path, object status, bint known, bint ours, uint64_t boot, int64_t now, int64_t capacity, bint by_pwrite,
+    bint promised,
 ):
     """Make the shared words from the files in `path`; the losses found. Alone: the caller holds the lock of the shm file.
 
     `status` is that file's; `known`: its words are of this boot; `ours`: of this very file, not of a copy. `capacity` is the size of a
-    new segment. Each step may be the last one before the power goes: what follows finds the same, or better.
+    new segment; `promised`: what is appended will be synced (fsync is not "never"). Each step may be the last one before the power goes: what follows finds the same, or better.
     """
     cdef Segment last = None, fresh
     cdef Scanner scan
@@ -47,7 +48,7 @@ cdef tuple recover(
     cdef int64_t rewrite_from = w.durable_base if ours and w.state == SHARED_FAILED else -1
     cdef int code = FRAME_OK
     cdef uint32_t epoch = 1, incarnation = w.incarnation + 1
-    cdef bint clean = False, marked = False, unsynced = False, blank, empty = False
+    cdef bint marked_clean = False, clean = False, marked = False, unsynced = False, blank, empty = False
     cdef list losses = [], bases
     cdef str file
     cdef uint64_t identity = <uint64_t>int.from_bytes(os.urandom(8), "little")
@@ -157,7 +158,9 @@ cdef tuple recover(
         mark.durable_position = SEGMENT_HEADER
         mark.durable_offset = next_base
         mark.start_offset = start
-        mark.flags = MARK_CLEAN
+        # A new partition gets no clean mark: its first append would have to take that back, by a sync.
+        marked_clean = last is not None or len(losses) > 0
+        mark.flags = MARK_CLEAN if marked_clean else 0 if promised else MARK_UNSYNCED
         mark.epoch = epoch
         fresh = create_segment(path, &header, &mark, by_pwrite, True)
         platform.failpoint("recover.made")
@@ -196,7 +199,7 @@ cdef tuple recover(
         create_index(fresh, boot)
     platform.failpoint("recover.filled")
     w.magic = SHARED_MAGIC
-    platform.exchange_u32(&w.attention, ATTENTION_CLEAN)
+    platform.exchange_u32(&w.attention, ATTENTION_CLEAN if clean or marked_clean else 0)
     platform.store_u32(&w.state, SHARED_READY)
     return tuple(losses)
 

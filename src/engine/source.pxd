@@ -16,7 +16,7 @@ cdef class Packed:                  # many byte strings, wherever they are: the 
     cdef const int32_t *offsets32
     cdef const int64_t *starts
     cdef const int64_t *ends
-    cdef int64_t stride
+    cdef int64_t stride             # the length of every item, where that is known to be one; else -1
     cdef object owner
     cdef Py_buffer pins[3]
     cdef int pinned
@@ -51,10 +51,14 @@ cdef extern from *:
     static inline Py_ssize_t seglog_bytes_size(PyObject *o) { return Py_SIZE(o); }
     static inline const char *seglog_bytes_data(PyObject *o) { return ((PyBytesObject *)o)->ob_sval; }
     static inline PyObject *seglog_none(void) { return Py_None; }
+    static inline int seglog_bytes_exact(PyObject *o) { return PyBytes_CheckExact(o); }
+    static inline PyObject **seglog_list_items(PyObject *o) { return ((PyListObject *)o)->ob_item; }
     """
     Py_ssize_t bytes_size "seglog_bytes_size"(PyObject *o) noexcept nogil
     const char *bytes_data "seglog_bytes_data"(PyObject *o) noexcept nogil
     PyObject *none_object "seglog_none"() noexcept nogil
+    bint bytes_exact "seglog_bytes_exact"(PyObject *o) noexcept nogil
+    PyObject **list_items "seglog_list_items"(object o) noexcept
 
 
 cdef Packed packed(object values, str what)

@@ -29,6 +29,7 @@ cdef class Packed:
 
     def __cinit__(self):
         self.pinned = 0
+        self.stride = -1
 
     def __init__(self, data, offsets, ends=None):
         cdef int64_t size, n, m, i, last
@@ -92,20 +93,27 @@ cdef class Packed:
         return <const char *>view.buf if view.buf != NULL else <const char *>""
 
 
-cdef list as_bytes_list(list values, str what):
-    """Make every item of a list exact bytes, or None."""
-    cdef list items = values
-    cdef Py_ssize_t i
+cdef list as_bytes_list(list items, str what, int64_t *stride):
+    """Make every item of a list exact bytes, or None; `stride` becomes their length when all have one, else -1."""
+    cdef Py_ssize_t i, n = PyList_GET_SIZE(items)
+    cdef PyObject **at = list_items(items)
     cdef object item
-    for i in range(PyList_GET_SIZE(items)):
+    cdef int64_t first = bytes_size(at[0]) if n and bytes_exact(at[0]) else -1
+    for i in range(n):
+        if bytes_exact(at[i]):
+            if bytes_size(at[i]) != first:
+                first = -1
+            continue
+        first = -1
         item = items[i]
-        if item is None or type(item) is bytes:
+        if item is None:
             continue
         if isinstance(item, str):
             raise TypeError(f"{what} {i} is a str; a {what} is bytes: encode it first, for instance {what}.encode()")
         if not PyObject_CheckBuffer(item):
             raise TypeError(f"{what} {i} is {type(item).__name__}; a {what} is a bytes-like object or None")
         items[i] = bytes(memoryview(item))
+    stride[0] = first
     return items
 
 
@@ -136,18 +144,11 @@ cdef Packed packed(object values, str what):
             p.data = <const char *>p.pins[0].buf if p.pins[0].buf != NULL else <const char *>""
             return p
     # A copy, of pointers only: another thread may change the caller's list while an append has let go of the GIL.
-    p.owner = as_bytes_list(list(values), what)
+    p.owner = as_bytes_list(list(values), what, &p.stride)
     p.kind = FROM_LIST
     p.count = PyList_GET_SIZE(p.owner)
     p.items = list_items(p.owner)
     return p
-
-
-cdef extern from *:
-    """
-    static inline PyObject **seglog_list_items(PyObject *o) { return ((PyListObject *)o)->ob_item; }
-    """
-    PyObject **list_items "seglog_list_items"(object o) noexcept
 
 
 cdef bytes one_bytes(object item, str what):

@@ -112,7 +112,8 @@ cdef class Tail:
                         shared.lock()
                     try:
                         recover(
-                            w, self.path, status, known, ours, self.boot, self.now(), self.segment_bytes_min, self.by_pwrite)
+                            w, self.path, status, known, ours, self.boot, self.now(), self.segment_bytes_min, self.by_pwrite,
+                            self.fsync != FSYNC_NEVER)
                     finally:
                         if w.lock == liveness.word:
                             shared.unlock()
@@ -639,8 +640,9 @@ cdef class Tail:
             try:
                 if w.incarnation == self.incarnation and not w.attention & (ATTENTION_FAILED | ATTENTION_DELETED):
                     # Who comes next and appends takes the mark back first; so it is true whoever else is still here.
-                    if self.fsync != FSYNC_NEVER and not w.attention and w.active_salt == self.salt \
-                            and w.durable_offset == w.next_offset:
+                    if self.fsync != FSYNC_NEVER and not w.attention and w.durable_offset == w.next_offset:
+                        if w.active_salt != self.salt or w.active_base != self.base:
+                            self.open_active()
                         # Attention first: whoever appends after this process died half way here looks at the mark.
                         platform.or_u32(&w.attention, ATTENTION_CLEAN)
                         platform.failpoint("close.raised")

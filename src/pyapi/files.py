@@ -24,6 +24,7 @@ else:
 
 __all__ = [
     "FileLock",
+    "has_segments",
     "make_directory",
     "read_whole",
     "sync_data",
@@ -94,6 +95,15 @@ def make_directory(path: str) -> None:
     with contextlib.suppress(FileExistsError):  # another process was quicker
         os.mkdir(path)
     sync_directory(parent)
+
+
+def has_segments(path: str) -> bool:
+    """Whether there is a log in `path`: one has a segment from its creation to its end. The engine would begin a new
+    one in an empty directory, which is wrong where somebody lost the old."""
+    try:
+        return any(name.endswith(".log") for name in os.listdir(path))
+    except FileNotFoundError:
+        return False
 
 
 def read_whole(path: str) -> bytes:

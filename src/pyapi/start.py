@@ -11,7 +11,7 @@ from seglog.clock import micros
 from seglog.engine.log import Log
 from seglog.errors import ConfigError, OffsetOutOfRange
 
-__all__ = ["Start", "end_of", "natural", "one_offset", "one_offset_needs_one_partition", "start_of"]
+__all__ = ["Start", "end_of", "natural", "one_offset", "one_offset_needs_one_partition", "start_of", "start_of_last"]
 
 Start: TypeAlias = "SupportsIndex | datetime | Literal['earliest', 'latest']"
 
@@ -53,6 +53,35 @@ def end_of(where: Start | None, log: Log) -> int:
     if isinstance(where, str | datetime):
         return start_of(where, log, "stop")
     return min(one_offset(where, "stop"), after)
+
+
+def start_of_last(count: int, log: Log, stop: int) -> int:
+    """Where the last `count` records before `stop` begin; the first offset when there are fewer.
+
+    Offsets have gaps where a crash took records or reserved offsets, so counting back is not enough: whatever a step
+    back did not find is looked for before the gap it ended in. O(count) without gaps, and a bisection for each gap.
+    """
+    first, begin = log.first_offset, stop
+    while count > 0 and (stop := end_of_records(log, first, begin)) > first:
+        begin = max(first, stop - count)
+        count -= sum(len(batch) for batch in log.batches(begin, stop))
+    return begin
+
+
+def end_of_records(log: Log, first: int, stop: int) -> int:
+    """The offset after the last record before `stop`; `first` when there is none."""
+    if stop <= first or log.read(stop - 1, 1, stop=stop) is not None:
+        return stop
+    low, high = first, stop - 1  # is there a record at or after it? yes at low (if at all), no at high
+    if log.read(low, 1, stop=stop) is None:
+        return first
+    while high - low > 1:
+        middle = (low + high) // 2
+        if log.read(middle, 1, stop=stop) is None:
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 def one_offset(value: object, what: str) -> int:

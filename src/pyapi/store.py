@@ -35,7 +35,7 @@ from seglog.consumer import Consumer
 from seglog.engine.liveness import Liveness
 from seglog.engine.log import Log
 from seglog.errors import ClosedError, ConfigError, CorruptStore, SeglogError, TopicMismatch, TopicNotFound
-from seglog.files import FileLock, make_directory, sync_directory, told
+from seglog.files import FileLock, has_segments, make_directory, sync_directory, told
 from seglog.identity import directory_of, establish, gate
 from seglog.names import check_name
 from seglog.record import Loss
@@ -435,9 +435,9 @@ class Store:
 
     def _open_log(self, folder: str, config: TopicConfig, partition: int, create: bool) -> Log:
         path = os.path.join(folder, str(partition))
-        if not create and not os.path.isdir(path):
+        if not create and not has_segments(path):
             raise CorruptStore(
-                f"the directory {path} is missing: partition {partition} of a topic with "
+                f"the log in {path} is missing: partition {partition} of a topic with "
                 f"{plural(config.partitions, 'partition')} was removed or not restored. The other partitions are not "
                 "affected. Put it back from a backup, or delete the topic. Nothing was changed.",
                 path=path,

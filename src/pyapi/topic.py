@@ -30,6 +30,7 @@ from seglog.start import (
     one_offset,
     one_offset_needs_one_partition,
     start_of,
+    start_of_last,
 )
 from seglog.statistics import TopicStatistics, partition_statistics
 from seglog.waiting import wait_for_any
@@ -216,7 +217,9 @@ class Topic(Partitions):
         return log.read(first, natural(max_records, "max_records", 1))
 
     def last(self, n: int, *, partition: int | None = None) -> list[Record]:
-        """The last `n` records, oldest first; fewer when there are fewer. Merged by time over partitions. O(n) per partition.
+        """The last `n` records, oldest first; fewer when there are fewer. Merged by time over partitions.
+
+        O(n) per partition. Offsets that a crash took are not counted.
 
         >>> import seglog
         >>> with seglog.open("data") as store:
@@ -228,7 +231,7 @@ class Topic(Partitions):
         count = natural(n, "n")
         logs = self._select(partition)
         stops = [log.next_offset for log in logs]
-        starts = [max(log.first_offset, stop - count) for log, stop in zip(logs, stops, strict=True)]
+        starts = [start_of_last(count, log, stop) for log, stop in zip(logs, stops, strict=True)]
         if len(logs) == 1:
             return list(logs[0].records(starts[0], stops[0])) if count else []
         return list(deque(self.merged(starts, stops), maxlen=count))

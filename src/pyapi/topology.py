@@ -21,6 +21,7 @@ from seglog.config import StoreConfig
 from seglog.engine.liveness import Liveness
 from seglog.engine.log import Log
 from seglog.errors import CorruptStore
+from seglog.files import has_segments
 
 __all__ = ["Topology"]
 
@@ -37,9 +38,9 @@ class Topology:
     def __init__(self, directory: str, config: StoreConfig, liveness: Liveness | None) -> None:
         path = os.path.join(directory, FOLDER)
         topics = os.path.join(directory, "topics")
-        if not os.path.isdir(path) and os.path.isdir(topics) and os.listdir(topics):
+        if not has_segments(path) and os.path.isdir(topics) and os.listdir(topics):
             raise CorruptStore(
-                f"the directory {path} is missing, which says what topics there are and how they are set; {topics} is not "
+                f"the log in {path} is missing, which says what topics there are and how they are set; {topics} is not "
                 "empty. Put it back from a backup; the records themselves were not touched. Nothing was changed.",
                 path=path,
             )

@@ -52,8 +52,8 @@ class Commands(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except KeyboardInterrupt as error:
-            code = told(error, "")
+        except KeyboardInterrupt:
+            forget_stdout()
             code = INTERRUPTED
         except BrokenPipeError:
             forget_stdout()
@@ -61,16 +61,15 @@ class Commands(TyperGroup):
         except Exception as error:
             if hasattr(error, "exit_code") or isinstance(error, typer.Abort):  # typer's own: it knows what to do
                 raise
-            code = told(error, line(error))
+            code = told(error)
         raise typer.Exit(code)
 
 
-def told(error: BaseException, text: str) -> int:
+def told(error: Exception) -> int:
     """Say it on stderr, with the traceback when SEGLOG_DEBUG asks for it; the exit code."""
     if os.environ.get("SEGLOG_DEBUG", "") not in {"", "0"}:
         traceback.print_exception(error)
-    if text:
-        print(f"seglog: {text}", file=sys.stderr)
+    print(f"seglog: {line(error)}", file=sys.stderr)
     if isinstance(error, OSError):  # perhaps of stdout itself, which would fail again at the end
         forget_stdout()
     return REFUSED if isinstance(error, WILL_NOT_HELP_TO_REPEAT) else FAILED
@@ -85,7 +84,7 @@ def line(error: Exception) -> str:
 
 
 def forget_stdout() -> None:
-    """Nobody reads it any more: let the interpreter's last flush go nowhere, rather than complain."""
+    """If nobody reads it any more, let the interpreter's last flush go nowhere, rather than complain."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -16,14 +16,19 @@ AFTER = 1.0  # seconds: what is faster needs no bar
 
 
 class Progress:
-    """A bar called `what`, of `total` bytes or records (None: who knows). Use it in a `with`.
+    """A bar called `what`, of `total` bytes or records (None: who knows), with their count if `unit` says what they are.
+    Use it in a `with`.
 
     Nothing is shown, and rich not even imported, before `AFTER`. The race: a number that is advanced while the bar
     is being made is in the bar a moment later.
     """
 
     def __init__(
-        self, what: str, total: int | None = None, unit: Literal["bytes", "records"] = "records", show: bool = True
+        self,
+        what: str,
+        total: int | None = None,
+        unit: Literal["bytes", "records"] | None = None,
+        show: bool = True,
     ) -> None:
         self.what, self.total, self.unit = what, total, unit
         self.done = 0
@@ -42,19 +47,16 @@ class Progress:
         from rich import progress
         from rich.console import Console
 
-        count: progress.ProgressColumn = (
-            progress.DownloadColumn() if self.unit == "bytes" else progress.TextColumn("{task.completed:,} records")
-        )
+        columns: list[progress.ProgressColumn] = [progress.TextColumn("{task.description}"), progress.BarColumn()]
+        if self.unit == "bytes":
+            columns += [progress.DownloadColumn()]
+        elif self.unit:
+            columns += [progress.TextColumn("{task.completed:,} " + self.unit)]
         with self.lock:
             if self.timer is None:  # finished in the meantime
                 return
             bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                count,
-                progress.TimeElapsedColumn(),
-                console=Console(stderr=True),
-                transient=True,
+                *columns, progress.TimeElapsedColumn(), console=Console(stderr=True), transient=True
             )
             bar.add_task(self.what, total=self.total, completed=self.done)
             bar.start()

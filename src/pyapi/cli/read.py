@@ -127,7 +127,7 @@ class Reading:
         stops = stops_of(stop, self.topic, self.partitions)
         total = sum(max(0, end - start) for start, end in zip(self.at, stops, strict=True))
         total = total if self.left is None else min(total, self.left)
-        with Progress(f"reading {self.topic.name}", total, show=not sys.stdout.isatty()) as progress:
+        with Progress(f"reading {self.topic.name}", total, "records", show=not sys.stdout.isatty()) as progress:
             self.print(stops, progress)
 
     def follow(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-GUIDE = Path(__file__).parents[3] / "docs" / "guide" / "cli.md"
+GUIDE = Path(__file__).parent / "../../../docs/guide/cli.md"
 
 
 def steps(text: str) -> list[tuple[str, str]]:

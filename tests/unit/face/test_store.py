@@ -315,11 +315,32 @@ def test_a_partition_directory_that_is_missing_is_told(path):
         assert store.topic("orders")[1, 1].value == b"two"
 
 
+def test_a_partition_that_was_emptied_is_told_and_does_not_begin_again(path):
+    with seglog.open(path) as store:
+        store.topic("orders", partitions=2).send_many([b"one", b"two"], partition=1)
+    for file in (path / "topics" / "orders" / "1").iterdir():
+        file.unlink()
+    with seglog.open(path) as store:
+        with pytest.raises(seglog.CorruptStore, match="partition 1 .* removed"):
+            store.topic("orders")
+        store.delete_topic("orders")
+        assert store.topic("orders").next_offset() == 0
+
+
+def test_a_topology_that_was_emptied_is_told_and_does_not_begin_again(path):
+    with seglog.open(path) as store:
+        store.topic("orders").send(b"one")
+    for file in (path / "meta").iterdir():
+        file.unlink()
+    with pytest.raises(seglog.CorruptStore, match="log in .*meta is missing"):
+        seglog.open(path)
+
+
 def test_a_topology_that_is_missing_is_told_and_not_made_anew(path):
     with seglog.open(path) as store:
         store.topic("orders").send(b"one")
     os.rename(path / "meta", path / "aside")
-    with pytest.raises(seglog.CorruptStore, match="meta is missing"):
+    with pytest.raises(seglog.CorruptStore, match="log in .*meta is missing"):
         seglog.open(path)
     assert not (path / "meta").exists()
     os.rename(path / "aside", path / "meta")

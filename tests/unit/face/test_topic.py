@@ -1,5 +1,6 @@
 """The topic: what is sent is read, in order, from wherever one likes to begin."""
 
+import shutil
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -265,6 +266,36 @@ def test_last_gives_the_newest_records_oldest_first(numbers, n, expected):
 def test_last_of_several_partitions_is_merged_by_time(spread, n):
     assert values(spread.last(n)) == [b"%d" % i for i in range(9)][max(0, 9 - n) : 9 if n else 0]
     assert values(spread.last(2, partition=0)) == [b"3", b"6"]
+
+
+def test_last_finds_its_records_behind_offsets_that_a_crash_took(path):
+    with seglog.open(path, fsync="never", upkeep=False) as store:
+        store.topic("orders").send_many([b"%d" % n for n in range(10)])
+        # A copy of files in use, on another device or after another boot, is what a power cut leaves.
+        shutil.copytree(path, path.with_name("cut"))
+    with seglog.open(path.with_name("cut")) as store:
+        topic = store.topic("orders")
+        assert topic.next_offset() > 100
+        assert values(topic.last(3)) == [b"7", b"8", b"9"]
+        topic.send(b"new")
+        assert values(topic.last(3)) == [b"8", b"9", b"new"]
+        assert values(topic.last(100)) == [*(b"%d" % n for n in range(10)), b"new"]
+        topic.trim(topic.next_offset() - 1)
+        assert values(topic.last(3)) == [b"new"]
+        with topic.consumer("billing") as consumer:
+            assert values(consumer.records(timeout=0)) == [b"new"]
+
+
+def test_a_consumer_goes_on_behind_offsets_that_a_crash_took(path):
+    with seglog.open(path, fsync="never", upkeep=False) as store:
+        store.topic("orders").send_many([b"%d" % n for n in range(10)])
+        shutil.copytree(path, path.with_name("cut"))
+    with seglog.open(path.with_name("cut")) as store, store.topic("orders").consumer("billing") as consumer:
+        assert len(values(consumer.records(timeout=0))) == 10
+        assert consumer.receive(timeout=0.01) is None
+        assert consumer.lag() == 0
+        store.topic("orders").send(b"new")
+        assert values(consumer.records(timeout=0)) == [b"new"]
 
 
 def test_offsets_are_found_by_time(numbers):
