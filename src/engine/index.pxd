@@ -16,9 +16,10 @@ cdef class Index:
     cdef void add(self, int64_t offset_delta, int64_t position, int64_t max_timestamp) noexcept nogil
     cdef int64_t before_offset(self, int64_t offset_delta) noexcept nogil
     cdef int64_t before_time(self, int64_t timestamp) noexcept nogil
-    cdef void seal(self, int64_t max_timestamp) noexcept nogil
+    cdef void seal(self, int64_t max_timestamp, int64_t end_offset) noexcept nogil
+    cdef uint64_t hash(self) noexcept nogil
 
 
 cdef Index create_index(Segment segment, uint64_t boot)
-cdef Index open_index(Segment segment, uint64_t boot)
+cdef Index open_index(Segment segment, uint64_t boot, int64_t end_offset)
 cdef Index build_index(Segment segment, int64_t end_position, int64_t end_offset, bint keep)

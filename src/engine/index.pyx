@@ -16,7 +16,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from seglog.engine cimport platform
-from seglog.engine.checksum cimport xxh3_64_seed
+from seglog.engine.checksum cimport xxh3_64, xxh3_64_seed
 from seglog.engine.frame cimport FRAME_OK, frame_check
 from seglog.engine.layout cimport (
     INDEX_EVERY, INDEX_HEADER, INDEX_MAGIC, INDEX_SEALED, INDEX_VERSION, LOWEST, SEGMENT_HEADER, FrameHeader, IndexEntry, IndexHeader, frame_length, next_offset_of,
@@ -71,10 +71,13 @@ cdef class Index:
                 high = middle
         return low - 1
 
-    cdef void seal(self, int64_t max_timestamp) noexcept nogil:
+    cdef uint64_t hash(self) noexcept nogil:
+        return xxh3_64_seed(self.entries, self.header.count * sizeof(IndexEntry), xxh3_64(&self.header.max_timestamp, 16))
+
+    cdef void seal(self, int64_t max_timestamp, int64_t end_offset) noexcept nogil:
         self.header.max_timestamp = max_timestamp
-        self.header.hash = xxh3_64_seed(
-            self.entries, self.header.count * sizeof(IndexEntry), <uint64_t>max_timestamp)
+        self.header.end_offset = end_offset
+        self.header.hash = self.hash()
         platform.store_u32(&self.header.flags, INDEX_SEALED)
 
 
@@ -125,7 +128,7 @@ cdef Index create_index(Segment segment, uint64_t boot):
     return index
 
 
-cdef Index open_index(Segment segment, uint64_t boot):
+cdef Index open_index(Segment segment, uint64_t boot, int64_t end_offset):
     """The index beside a segment, writable; None when it is missing, another's, or not to be believed."""
     cdef Index index = Index.__new__(Index)
     cdef int64_t size
@@ -147,7 +150,8 @@ cdef Index open_index(Segment segment, uint64_t boot):
             or index.header.count > index.room:
         return None
     if index.header.flags & INDEX_SEALED:
-        if index.header.hash != xxh3_64_seed(index.entries, index.header.count * sizeof(IndexEntry), <uint64_t>index.header.max_timestamp):
+        # One that was sealed before the segment grew is whole, and wrong.
+        if index.header.end_offset != end_offset or index.header.hash != index.hash():
             return None
     elif index.header.boot != boot:
         return None
@@ -181,7 +185,7 @@ cdef Index build_index(Segment segment, int64_t end_position, int64_t end_offset
             expected = next_offset_of(h)
             position += frame_length(h)
         if keep:
-            index.seal(highest)
+            index.seal(highest, end_offset)
     if keep:
         path = index_path(segment)
         try:

@@ -125,11 +125,11 @@ cdef struct IndexHeader:
     uint32_t flags
     uint64_t salt                       # of the segment it describes
     uint64_t boot                       # hash of the boot id under which it was written
-    int64_t max_timestamp               # with INDEX_SEALED
     uint32_t count                      # entries
     uint32_t reserved
-    uint64_t hash                       # with INDEX_SEALED: XXH3-64 of the entries, seeded with max_timestamp
-    uint64_t unused
+    uint64_t hash                       # with INDEX_SEALED: XXH3-64 of the entries, seeded with that of the next 16 bytes
+    int64_t max_timestamp               # with INDEX_SEALED: of the whole segment
+    int64_t end_offset                  # with INDEX_SEALED: where the segment ended when this was written
 
 
 cdef struct IndexEntry:

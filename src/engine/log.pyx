@@ -319,7 +319,7 @@ cdef class Log(Tail):
             return index            # the one being written
         index = self.indexes.get(segment.base_offset)
         if index is None:
-            index = open_index(segment, self.boot)
+            index = open_index(segment, self.boot, end_offset)
             if index is None:
                 index = build_index(segment, segment.size, end_offset, segment.base_offset != self.w.active_base)
             self.indexes[segment.base_offset] = index
@@ -494,9 +494,12 @@ cdef class Log(Tail):
                         raise CorruptBatch(
                             f"the batch at position {position:,} of {segment.path} cannot be read: {why(code)}. Offsets "
                             f"{max(expected, 0):,} to {resume - 1:,} are affected; everything before and after is readable. Reading "
-                            f"goes on from {resume:,}; `seglog doctor` explains it.",
+                            f"goes on from {resume:,}; `seglog verify` explains it.",
                             path=segment.path, position=position, offset=max(offset, expected), resume_offset=resume,
                             first_lost=expected)
+                    self.note(Loss(
+                        "corrupt", segment.path, position, expected, resume,
+                        (next_position if next_position > position else segment.size) - position, why(code)))
                     if next_position < 0:
                         expected = resume
                         break
@@ -542,6 +545,12 @@ cdef class Log(Tail):
                 return batch
             offset = max(offset, expected)
         return None
+
+    cdef int note(self, object loss) except -1:
+        """Damage that a read passed over (recover="skip") is listed with what recovery found."""
+        if loss not in self.losses:
+            self.losses += (loss,)
+        return 0
 
     # ---- reading -----------------------------------------------------------------------------------------------
 

@@ -42,7 +42,8 @@ def read_losses(path: str) -> tuple[Loss, ...]:
 
 def write_losses(path: str, losses: Iterable[Loss], now: int) -> None:
     """Remember losses beside the data, before anything else makes them hard to see."""
-    losses = list(losses)
+    known = set(read_losses(path))
+    losses = [loss for loss in losses if loss not in known]
     if not losses:
         return
     name = os.path.join(path, "losses")

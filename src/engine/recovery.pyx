@@ -45,7 +45,8 @@ cdef tuple recover(
     cdef Mark mark
     cdef SegmentHeader header
     cdef int64_t position = SEGMENT_HEADER, end = 0, next_base = 0, start = 0, torn, found
-    cdef int64_t rewrite_from = w.durable_base if ours and w.state == SHARED_FAILED else -1
+    cdef bint failed = ours and w.state == SHARED_FAILED
+    cdef int64_t rewrite_from = w.durable_base if failed else -1
     cdef int code = FRAME_OK
     cdef uint32_t epoch = 1, incarnation = w.incarnation + 1
     cdef bint marked_clean = False, clean = False, marked = False, unsynced = False, blank, empty = False
@@ -54,7 +55,8 @@ cdef tuple recover(
     cdef uint64_t identity = <uint64_t>int.from_bytes(os.urandom(8), "little")
     if known:
         next_base = max(w.next_offset, 0)   # given out in this boot, whatever became of the files
-    w.state = 0
+    if not failed:
+        w.state = 0                 # a failed sync stays known until its pages were written again
     platform.or_u32(&w.attention, ATTENTION_FAILED)
     for name in os.listdir(path):
         if name.endswith(".log.tmp") or name.endswith(".idx.tmp"):
@@ -108,7 +110,7 @@ cdef tuple recover(
         epoch = max(epoch, scan.epoch)
         blank = scan.blank(scan.position)
         clean = (
-            marked and mark.flags & MARK_CLEAN and scan.position == position and blank
+            marked and not failed and mark.flags & MARK_CLEAN and scan.position == position and blank
             and next_base <= scan.offset and last.size == last.header.capacity
         )
         position, end = scan.position, scan.offset
@@ -124,6 +126,7 @@ cdef tuple recover(
             if last.size < last.header.capacity:
                 losses.append(Loss("missing", last.path, last.size, end, -1, last.header.capacity - last.size,
                                    "the file was cut short"))
+            write_losses(path, losses, now)     # before anything makes them hard to see
             platform.failpoint("recover.scanned")
             settle(last, &mark, marked, position, end, epoch)
             platform.failpoint("recover.settled")
@@ -170,7 +173,7 @@ cdef tuple recover(
         elif last is not None:
             # The successor is durable: now the old one may say that it is complete.
             last.read_mark(&mark)
-            mark.flags |= MARK_SEALED
+            mark.flags = MARK_SEALED
             mark.end_position, mark.end_offset = position, end
             last.write_mark(&mark)
         position, end = SEGMENT_HEADER, next_base
@@ -219,7 +222,8 @@ cdef int settle(
     platform.failpoint("settle.zeroed")
     if rc == 0:
         mark.durable_position, mark.durable_offset = position, end
-        mark.flags = 0
+        # SEALED and UNSYNCED stay until the successor is durable: recovery may end here, and begin again.
+        mark.flags &= ~<uint32_t>MARK_CLEAN
         mark.epoch = epoch
         rc = last.write_mark(mark)
         if rc == 0:
@@ -255,7 +259,7 @@ cdef list missing_segments(str directory, list bases, int64_t start):
 
 cdef int resume_index(SharedWords *w, Segment segment, int64_t position, int64_t end, uint64_t boot) except -1:
     """After a clean close: go on with the index that is there, or with a new one of the same content."""
-    cdef Index index = open_index(segment, boot), built
+    cdef Index index = open_index(segment, boot, end), built
     cdef const FrameHeader *h
     cdef int64_t at = SEGMENT_HEADER
     if index is None or not index.header.flags & INDEX_SEALED or index.room < index.header.count + 1:

@@ -15,6 +15,7 @@ may write where, and what a mark means for recovery.
 Shared fields: none changes after it was made. The bytes belong to whoever holds the partition's lock; the mark slots to
 whoever holds the sync lock, or the partition's while it rolls.
 """
+import contextlib
 import errno
 import os
 
@@ -170,6 +171,7 @@ cdef Segment create_segment(str directory, SegmentHeader *header, const Mark *ma
     cdef char page[4096]
     cdef int rc
     cdef int64_t capacity = header.capacity
+    cdef bint named = False, alone = not os.path.exists(name)
     cdef int fd
     cdef Mark first
     try:
@@ -206,6 +208,7 @@ cdef Segment create_segment(str directory, SegmentHeader *header, const Mark *ma
         os.close(fd)
         fd = -1
         os.replace(temporary, name)
+        named = True
         platform.failpoint("create.named")
         if sync:
             sync_directory(directory)
@@ -213,12 +216,13 @@ cdef Segment create_segment(str directory, SegmentHeader *header, const Mark *ma
     except BaseException as error:
         if fd >= 0:
             os.close(fd)
-        # Also under its name: a segment that nobody switches to must not be found by the next recovery.
-        for left in (temporary, name):
-            try:
-                os.unlink(left)
-            except OSError:
-                pass
+        # Also under its name, on disk: a segment that nobody switches to must not be found by the next recovery. Unless it
+        # took the place of an empty one: then it is as good as that.
+        with contextlib.suppress(OSError):
+            os.unlink(name if named and alone else temporary)
+        if named and alone:
+            with contextlib.suppress(OSError):
+                sync_directory(directory)
         if type(error) is OSError:
             raise os_error(-error.errno, "cannot make", name) from error
         raise
@@ -253,7 +257,7 @@ cdef Segment open_segment(str path, bint writable, bint by_pwrite):
         if not header_sound(header):
             raise CorruptSegment(
                 f"{path}: both copies of the header are damaged, so none of its records can be proved. Nothing was "
-                "deleted; `seglog doctor` explains it.", path=path, offset=-1, resume_offset=-1,
+                "deleted; `seglog verify` explains it.", path=path, offset=-1, resume_offset=-1,
             )
         if header.version > SEGMENT_VERSION or header.flags & ~<uint32_t>SEGMENT_SPARSE:
             raise UnsupportedFormat(

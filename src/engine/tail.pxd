@@ -40,6 +40,7 @@ cdef class Tail:
     cdef int fail(self, int code, str path) except -1
     cdef int lock(self) except -1
     cdef int repair(self) except -1
+    cdef int remove_strays(self) except -1
     cdef int adopt(self, Segment segment, Index index) except -1
     cdef int open_active(self) except -1
     cdef int make_room(self, int64_t size, int64_t count) except -1

@@ -56,6 +56,20 @@ cdef char[ZEROS] _zeros
 memset(_zeros, 0, ZEROS)
 
 
+cdef int make_directories(str path) except -1:
+    """Make a directory and those above it, each name durable."""
+    above = os.path.dirname(path)
+    if not os.path.isdir(above):
+        make_directories(above)
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    sync_directory(above)
+    return 0
+
+
 cdef class Tail:
     """The writing end of one partition; `Log` is made on top of it."""
 
@@ -73,8 +87,7 @@ cdef class Tail:
         cdef bint ours, known
         if create and not os.path.isdir(self.path):
             try:
-                os.makedirs(self.path, exist_ok=True)
-                sync_directory(os.path.dirname(os.path.abspath(self.path)))
+                make_directories(os.path.abspath(self.path))
             except OSError as error:
                 raise os_error(-error.errno, "cannot make the directory", self.path) from error
         elif not os.path.isdir(self.path):
@@ -182,6 +195,7 @@ cdef class Tail:
         """
         cdef SharedWords *w = self.w
         cdef int64_t position = SEGMENT_HEADER, offset, found, highest = LOWEST
+        cdef int code
         cdef const FrameHeader *h
         cdef Segment segment = open_segment(os.path.join(self.path, segment_name(w.active_base)), True, self.by_pwrite)
         w.active_salt = segment.salt
@@ -206,12 +220,30 @@ cdef class Tail:
                 f"position {position:,}, offset {offset:,}. No further append is taken. Close the store in every process and open "
                 "it again: that verifies and repairs.", path=segment.path, durable_offset=w.durable_offset,
             )
+        # A segment that was made and not switched to must not be found by the next recovery.
+        self.remove_strays()
+        if self.fsync != FSYNC_NEVER:
+            # The dead may have been in a sync that failed, and have taken the kernel's only report of it along.
+            code = rewrite(segment.fd, w.durable_position if w.durable_base == segment.base_offset else SEGMENT_HEADER, position)
+            if code:
+                self.fail(code, segment.path)
         w.tail_position = position
         platform.failpoint("repair.walked")
         w.max_timestamp = highest
         w.indexed_position = -INDEX_EVERY
         platform.store_i64(&w.segments, w.segments + 1)
         self.base, self.salt = -1, 0    # look again: at the segment, and at its index
+        return 0
+
+    cdef int remove_strays(self) except -1:
+        """Under the lock: segments above the active one hold nothing; a roll that failed, or died, left them."""
+        cdef bint found = False
+        for base in list_bases(self.path):
+            if base > self.w.active_base:
+                remove_segment(self.path, base)
+                found = True
+        if found:
+            sync_directory(self.path)
         return 0
 
     cdef int adopt(self, Segment segment, Index index) except -1:
@@ -230,7 +262,8 @@ cdef class Tail:
         """Under the lock: another process rolled, or this handle has not written yet."""
         cdef SharedWords *w = self.w
         cdef Segment segment = open_segment(os.path.join(self.path, segment_name(w.active_base)), True, self.by_pwrite)
-        cdef Index index = open_index(segment, self.boot), built
+        cdef Index index = open_index(segment, self.boot, w.next_offset), built
+        w.active_salt = segment.salt
         if index is None:
             index = create_index(segment, self.boot)
             w.indexed_position = -INDEX_EVERY
@@ -319,7 +352,7 @@ cdef class Tail:
         cdef Segment old = self.active, fresh
         cdef Index old_index = self.index, index
         cdef SegmentHeader header
-        cdef Mark mark
+        cdef Mark mark, before
         cdef int64_t tail = w.tail_position, highest = w.max_timestamp
         cdef int rc
         cdef bint synced = self.fsync != FSYNC_NEVER, empty = w.next_offset == old.base_offset
@@ -329,10 +362,6 @@ cdef class Tail:
                 rc = old.sync()
             if rc:
                 self.fail(rc, old.path)
-        # A roll that failed, or a writer that died in one, may have left an empty segment behind.
-        for stray in list_bases(self.path):
-            if stray > w.active_base:
-                remove_segment(self.path, stray)
         memset(&header, 0, sizeof(header))
         header.base_offset = w.next_offset
         # A segment that never held a record is replaced, for instance by one that a large first frame fits in.
@@ -351,10 +380,18 @@ cdef class Tail:
         mark.epoch = w.epoch
         mark.flags = 0 if synced else MARK_UNSYNCED
         platform.failpoint("roll.synced")
-        # With `never` the name may be lost as well; recovery knows, and goes on far behind.
-        fresh = create_segment(self.path, &header, &mark, self.by_pwrite, synced)
-        platform.failpoint("roll.made")
-        index = create_index(fresh, self.boot)
+        # With `never` the name may be lost as well: an old segment marked UNSYNCED tells recovery to go on far behind.
+        named = synced or not old.read_mark(&before) or not before.flags & MARK_UNSYNCED
+        try:
+            fresh = create_segment(self.path, &header, &mark, self.by_pwrite, named)
+            platform.failpoint("roll.made")
+            index = create_index(fresh, self.boot)
+        except BaseException:
+            if empty:
+                w.active_salt = self.salt = 0   # whichever of the two stands there now: every handle looks
+            else:
+                self.remove_strays()
+            raise
         w.tail_position = SEGMENT_HEADER
         w.max_timestamp = LOWEST
         w.indexed_position = -INDEX_EVERY
@@ -380,7 +417,7 @@ cdef class Tail:
             mark.flags &= ~<uint32_t>MARK_UNSYNCED
             mark.durable_position, mark.durable_offset = tail, header.base_offset
         old.write_mark(&mark)
-        old_index.seal(highest)
+        old_index.seal(highest, header.base_offset)
         if not old.by_pwrite:
             platform.punch(old.fd, tail, old.size)
         platform.failpoint("roll.sealed")
@@ -657,7 +694,7 @@ cdef class Tail:
                         if rc:
                             self.fail(rc, self.active.path)
                         platform.failpoint("close.marked")
-                        self.index.seal(w.max_timestamp)
+                        self.index.seal(w.max_timestamp, w.next_offset)
             finally:
                 self.shut = shared.shut = True
                 self.base, self.salt = -1, 0
@@ -677,7 +714,7 @@ cdef class Tail:
         cdef Shared shared = self.shared
         self.lock()
         try:
-            self.w.attention |= ATTENTION_DELETED
+            platform.or_u32(&self.w.attention, ATTENTION_DELETED)
             platform.store_u32(&self.w.state, SHARED_DELETED)
         finally:
             shared.unlock()

@@ -246,6 +246,7 @@ def test_a_file_system_that_is_read_only_is_told_and_nothing_changes(tmp_path):
     with mounted(tmp_path / "disk") as disk:
         with Log(disk / "log", segment_bytes=SMALL) as log:
             log.append_many([bytes(1000)] * 100)
+        del log
         (disk / "empty").mkdir()
         before = {p: p.read_bytes() for p in disk.rglob("*") if p.is_file()}
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)

@@ -367,11 +367,10 @@ def test_the_list_given_is_not_changed_and_may_change_afterwards(log):
     assert log.read(0).values.tolist() == [b"one", b"two", None, b"three"]
 
 
-@pytest.mark.xfail(reason="engine-findings F3: reads freed memory", run=False)
 def test_a_list_that_changes_during_the_call_costs_nothing_but_its_changes(tmp_path, rng):
     """The clock is the user's code; another thread would do the same between two frames."""
     values = [rng.randbytes(100) for _ in range(3000)]
-    given = list(values)
+    given = []
 
     def clock():
         given.clear()
@@ -379,6 +378,7 @@ def test_a_list_that_changes_during_the_call_costs_nothing_but_its_changes(tmp_p
         return 0
 
     with Log(tmp_path, clock=clock, batch_bytes=1024, segment_bytes=65_536) as log:
+        given[:] = [bytes(bytearray(value)) for value in values]
         log.append_many(given)
         stored = [record.value for record in log.records()]
     assert stored == values

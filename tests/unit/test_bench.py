@@ -1,0 +1,122 @@
+"""The bench measures what it says: contestants do all their records, figures judge the right way, memory is no disk."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="bench/ is not part of an installed package")
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> object:
+    """`bench("machine")` is bench/machine.py."""
+    monkeypatch.syspath_prepend(str(BENCH))
+
+    def module(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield module
+    for name in ("machine", "contestants", "memory", "growth", "opening", "noop"):
+        sys.modules.pop(name, None)
+
+
+def test_a_figure_passes_on_the_right_side_of_its_bound(bench):
+    Figure = bench("machine").Figure
+    assert Figure("", 2.0, "x", at_least=2.0).passed is True
+    assert Figure("", 1.9, "x", at_least=2.0).passed is False
+    assert Figure("", 6.1, "x", at_most=6.0).passed is False
+    assert Figure("", 0.0, "x", at_most=6.0).passed is True
+    assert Figure("", 1.0, "x").passed is None
+
+
+def test_a_table_shows_the_target_and_the_verdict(bench):
+    machine = bench("machine")
+    text = machine.table("speed", [machine.Figure("send", 1.234, "x", at_least=1.5), machine.Figure("open", 1234.5, "ms")])
+    assert "1.23 x" in text
+    assert ">= 1.5" in text
+    assert "FAIL" in text
+    assert "1,234 ms" in text
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs a file system that is in memory")
+def test_a_directory_in_memory_is_refused(bench):
+    machine = bench("machine")
+    if machine.file_system("/dev/shm") not in machine.IN_MEMORY:
+        pytest.skip("/dev/shm is something else here")
+    with pytest.raises(SystemExit, match="which is memory"), machine.scratch("/dev/shm"):
+        pass
+
+
+def test_contestants_take_turns_and_the_first_round_does_not_count(bench, tmp_path):
+    order = []
+
+    def contestant(name):
+        from contextlib import contextmanager
+
+        @contextmanager
+        def run(place):
+            assert os.listdir(place) == []
+            yield lambda: order.append(name) or 10
+
+        return run
+
+    laps = bench("machine").in_turns(
+        {"a": contestant("a"), "b": contestant("b")}, 10, rounds=2, directory=str(tmp_path), say=lambda line: None
+    )
+    assert order == ["a", "b"] * 3
+    assert [len(each.laps) for each in laps.values()] == [2, 2]
+    assert os.listdir(tmp_path) == []
+
+
+def test_who_does_less_than_the_others_is_caught(bench, tmp_path):
+    from contextlib import contextmanager
+
+    @contextmanager
+    def lazy(place):
+        yield lambda: 9
+
+    with pytest.raises(AssertionError, match="did 9 of 10"):
+        bench("machine").in_turns({"lazy": lazy}, 10, rounds=1, directory=str(tmp_path), say=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["python_writes", "python_reads", "memcpy_into_new_pages", "seglog_sends", "seglog_send_many", "seglog_reads", "seglog_counts"],
+)
+def test_each_contestant_does_every_record(bench, name, tmp_path):
+    if name == "memcpy_into_new_pages" and not hasattr(os, "posix_fallocate"):
+        pytest.skip("needs posix_fallocate")
+    contestants = bench("contestants")
+    load = contestants.Load(100, 2)
+    with getattr(contestants, name)(load)(str(tmp_path)) as work:
+        assert work() in (2000, 2001)  # a topic begins with one record
+
+
+@pytest.mark.skipif(not shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]), reason="needs a C compiler")
+def test_the_method_that_does_nothing_takes_what_send_takes(bench, tmp_path):
+    contestants = bench("contestants")
+    noop = contestants.built("noop").Noop()
+    assert noop.send(b"value", b"key", {}, timestamp=1, partition=0) is None
+    with contestants.noop_send(contestants.Load(100, 1))(str(tmp_path)) as work:
+        assert work() == 10_000
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells anonymous memory")
+def test_a_program_that_hoards_is_seen(bench, tmp_path):
+    memory = bench("memory")
+    records = memory.fill(str(tmp_path / "large"), 64 * memory.MIB)
+    before, frugal, said = memory.peak_of("read", str(tmp_path / "large"), "lists")
+    assert int(said) == records
+    _, hoarding, _ = memory.peak_of("read", str(tmp_path / "large"), "hoard")
+    assert frugal - before < 16 * memory.MIB
+    assert hoarding - before > 60 * memory.MIB
