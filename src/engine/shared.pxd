@@ -27,17 +27,17 @@ cdef class Shared:
     # The exchange is a full fence: what was published before it is visible before anybody looks at the flags.
     cdef inline void unlock(self) noexcept nogil:
         platform.exchange_u32(&self.words.lock, 0)
-        if self.words.lock_wanted:
-            self.words.lock_wanted = 0
+        if platform.load_u32(&self.words.lock_wanted):
+            platform.store_u32(&self.words.lock_wanted, 0)
             platform.wake_u32(&self.words.lock, 1)
 
     # Call after a full fence (unlock is one). Costs a load when nobody waits.
     cdef inline void ring(self) noexcept nogil:
-        if self.words.bell_waiting:
-            self.words.bell_waiting = 0
+        if platform.load_u32(&self.words.bell_waiting):
+            platform.store_u32(&self.words.bell_waiting, 0)
             platform.add_u32(&self.words.bell, 1)
             platform.wake_u32(&self.words.bell, 0x7FFFFFFF)
-        if self.liveness.bell[1]:   # somebody waits for any partition of the store
-            self.liveness.bell[1] = 0
+        if platform.load_u32(&self.liveness.bell[1]):       # somebody waits for any partition of the store
+            platform.store_u32(&self.liveness.bell[1], 0)
             platform.add_u32(&self.liveness.bell[0], 1)
             platform.wake_u32(&self.liveness.bell[0], 0x7FFFFFFF)

@@ -15,7 +15,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t
 
 from seglog.engine cimport platform
-from seglog.engine.layout cimport SHARED_DELETED, SHARED_FAILED
+from seglog.engine.layout cimport SHARED_FAILED
 
 from seglog.engine.errors import LockTimeout
 
@@ -37,7 +37,7 @@ cdef class Shared:
         cdef Liveness liveness = self.liveness
         for i in range(SPINS):
             platform.cpu_pause()
-            if w.lock == 0 and platform.cas_u32(&w.lock, 0, me):
+            if platform.load_u32(&w.lock) == 0 and platform.cas_u32(&w.lock, 0, me):
                 return 1
         while True:
             with nogil:
@@ -76,7 +76,7 @@ cdef class Shared:
         while True:
             if platform.load_i64(word) > offset:
                 return 1
-            if self.shut or w.state == SHARED_DELETED or w.state == SHARED_FAILED:
+            if self.shut or platform.load_u32(&w.state) >= SHARED_FAILED:
                 return 0            # nothing more will come; the caller's next read says why
             if timeout_us >= 0:
                 left = min(deadline - platform.monotonic_us(), SLICE_US)

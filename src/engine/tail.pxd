@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from seglog.engine.index cimport Index
 from seglog.engine.layout cimport FrameHeader, SharedWords
+from seglog.engine.liveness cimport Liveness
 from seglog.engine.segment cimport Segment
 from seglog.engine.shared cimport Shared
 
@@ -23,6 +24,7 @@ cdef class Tail:
     cdef object clock
     # what all processes share
     cdef Shared shared
+    cdef Liveness own_liveness      # when the log made one for itself
     cdef SharedWords *w             # of `shared`, which keeps them mapped also after close
     cdef bint shut
     cdef uint32_t incarnation

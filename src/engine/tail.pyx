@@ -11,6 +11,7 @@ that failed is final. It leaves to `log` how records become frames, and how they
 Shared fields of one handle among threads: those of the active segment change only under the partition's lock, which excludes threads as it does
 processes.
 """
+import contextlib
 import errno
 import os
 
@@ -35,7 +36,7 @@ from seglog.engine.segment cimport Segment, create_segment, is_segment_name, lis
 from seglog.engine.shared cimport Shared
 
 from seglog.engine.errors import (
-    ClosedError, LockTimeout, OffsetOutOfRange, PartitionFailed, SeglogError, TopicNotFound, os_error,
+    ClosedError, LockTimeout, OffsetOutOfRange, PartitionFailed, SeglogError, StoreFull, TopicNotFound, os_error,
 )
 from seglog.engine.liveness import file_lock
 from seglog.engine.losses import read_losses
@@ -93,7 +94,7 @@ cdef class Tail:
         elif not os.path.isdir(self.path):
             raise FileNotFoundError(errno.ENOENT, "there is no partition directory", self.path)
         if liveness is None:
-            liveness = Liveness(self.path)
+            liveness = self.own_liveness = Liveness(self.path)
         self.boot = boot_hash()
         name = os.path.join(self.path, "shm" if liveness.path != self.path else "tail.shm")
         try:
@@ -164,7 +165,7 @@ cdef class Tail:
         """A sync failed: final, for every process, until the partition is reopened."""
         platform.or_u32(&self.w.attention, ATTENTION_FAILED)
         platform.exchange_u32(&self.w.state, SHARED_FAILED)
-        self.w.bell_waiting = 1
+        platform.store_u32(&self.w.bell_waiting, 1)
         self.shared.ring()
         platform.add_u32(&self.w.sync_bell, 1)
         platform.wake_u32(&self.w.sync_bell, 0x7FFFFFFF)
@@ -383,14 +384,22 @@ cdef class Tail:
         # With `never` the name may be lost as well: an old segment marked UNSYNCED tells recovery to go on far behind.
         named = synced or not old.read_mark(&before) or not before.flags & MARK_UNSYNCED
         try:
-            fresh = create_segment(self.path, &header, &mark, self.by_pwrite, named)
+            try:
+                fresh = create_segment(self.path, &header, &mark, self.by_pwrite, named)
+            except StoreFull:
+                # There may be room for a small one.
+                header.capacity = (max(self.segment_bytes_min, SEGMENT_HEADER + size) + 4095) & ~<int64_t>4095
+                header.reserved_offset = header.base_offset + max(header.capacity // 8, count)
+                fresh = create_segment(self.path, &header, &mark, self.by_pwrite, named)
             platform.failpoint("roll.made")
             index = create_index(fresh, self.boot)
         except BaseException:
             if empty:
                 w.active_salt = self.salt = 0   # whichever of the two stands there now: every handle looks
             else:
-                self.remove_strays()
+                with contextlib.suppress(OSError):
+                    remove_segment(self.path, header.base_offset)
+                    sync_directory(self.path)
             raise
         w.tail_position = SEGMENT_HEADER
         w.max_timestamp = LOWEST
@@ -431,7 +440,7 @@ cdef class Tail:
         cdef int64_t position = w.tail_position, offset = w.next_offset, size = frame_length(h)
         cdef char *at
         cdef int rc
-        if w.attention or w.active_salt != self.salt or position + size > self.capacity \
+        if platform.load_u32(&w.attention) or w.active_salt != self.salt or position + size > self.capacity \
                 or offset + h.count > self.reserved_offset:
             return -1
         h.base_offset = offset
@@ -523,8 +532,8 @@ cdef class Tail:
                         self.sync_now(holder != 0)
                 finally:
                     platform.exchange_u32(&w.sync_lock, 0)
-                    if w.sync_waiting:
-                        w.sync_waiting = 0
+                    if platform.load_u32(&w.sync_waiting):
+                        platform.store_u32(&w.sync_waiting, 0)
                         platform.add_u32(&w.sync_bell, 1)
                         platform.wake_u32(&w.sync_bell, 0x7FFFFFFF)
                 continue
@@ -707,6 +716,8 @@ cdef class Tail:
         finally:
             self.shut = shared.shut = True
             self.active = self.index = None
+            if self.own_liveness is not None:
+                self.own_liveness.close()
             self.base, self.salt = -1, 0
 
     def delete(self):
@@ -718,7 +729,7 @@ cdef class Tail:
             platform.store_u32(&self.w.state, SHARED_DELETED)
         finally:
             shared.unlock()
-        self.w.bell_waiting = 1
+        platform.store_u32(&self.w.bell_waiting, 1)
         shared.ring()
         self.close()
         for name in os.listdir(self.path):
@@ -731,6 +742,13 @@ cdef class Tail:
             f"offset {offset:,} is not in {self.path}: the first is {first:,}, the next to be written {following:,}",
             offset=offset, first=first, next=following, partition=self.partition,
         )
+
+    @property
+    def liveness(self):
+        """The `Liveness` that this handle's locks are taken in the name of; its bell rings for every partition of the store."""
+        if self.shut:
+            self.check_state()
+        return self.shared.liveness
 
     @property
     def first_offset(self):

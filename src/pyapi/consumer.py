@@ -22,7 +22,7 @@ from seglog.errors import ClosedError, OffsetOutOfRange, PartitionNotFound
 from seglog.positions import Positions
 from seglog.record import Batch, Record
 from seglog.start import Start, natural, one_offset, start_of
-from seglog.waiting import wait_for_any
+from seglog.waiting import any_ready, wait_for_any
 
 __all__ = ["CommitMode", "Consumer"]
 
@@ -182,6 +182,12 @@ class Consumer:
                 return batch
             self._at[partition] = after  # offsets that no record has: a loss, or compacted away
         return None
+
+    def ready(self) -> bool:
+        """Whether `receive` has something to hand out now. One load per partition; raises ClosedError once closed."""
+        self._check()
+        heard = [log for log in self._current() if log.partition not in self._paused]
+        return any_ready(heard, [self._at[log.partition] for log in heard])
 
     def _wait(self, timeout: float | None) -> bool:
         logs = self._current()

@@ -281,6 +281,12 @@ class Store:
     # ---- close ------------------------------------------------------------------------------------
 
     @property
+    def liveness(self) -> Liveness:
+        """This process's slot in the store; its bell rings for every partition."""
+        self._check()
+        return self._liveness
+
+    @property
     def closed(self) -> bool:
         return self._closed
 

@@ -199,12 +199,12 @@ def memory(tmp_path):
 
 @pytest.mark.parametrize("write", ["map", "pwrite"])
 def test_nothing_acknowledged_is_lost_and_nothing_is_wrong_when_a_process_is_killed(tmp_path, write, rng):
-    for round in range(100 if LONG else 3):
+    for round in range(100 if LONG else 4):
         model, path = Model(), tmp_path / str(round)
-        for _ in range(10 if LONG else 7):
+        for _ in range(10 if LONG else 8):
             child = Child(path, write, rng.getrandbits(64))
             assert child.hears(30), "no start"
-            child.listen(rng.choice([0.0, 0.002, 0.01, 0.03]) * rng.random())
+            child.listen(rng.choice([0.001, 0.02, 0.1, 0.3]) * rng.random())
             model.add(child.kill())
             assert model.hashes
             model.check(path, write)

@@ -464,6 +464,7 @@ def test_a_forked_child_has_a_background_thread_of_its_own(path):
         if pid == 0:
             code = 1
             try:
+                os.close(go)  # so that a parent that dies ends the read
                 os.read(ready, 1)
                 topic.send(b"child")
                 code = 0 if becomes_durable(topic) else 2
@@ -484,11 +485,12 @@ def durable(topic: seglog.Topic) -> list[int]:
 
 
 def becomes_durable(topic: seglog.Topic) -> bool:
-    for _ in range(500):
-        if durable(topic) == [1]:
-            return True
+    deadline = time.monotonic() + 5
+    while durable(topic) != [1]:
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.01)
-    return False
+    return True
 
 
 def test_sync_is_a_barrier_whatever_fsync_says(path):

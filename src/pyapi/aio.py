@@ -1,0 +1,288 @@
+"""The same store, awaited: one thread per store listens for all that wait, and no call blocks the event loop for long.
+
+What takes nanoseconds (a send, a read of what is there) runs where it is called; what waits for other processes' records is
+awaited; what waits for the disk (open, sync, close, a send with `fsync="always"`) runs in a thread. Cancelling an awaited
+call loses nothing: a record is handed out in the same step in which the position moves, never before an await.
+
+>>> import asyncio, seglog.aio
+>>> async def main():
+...     async with await seglog.aio.open("data") as store:
+...         orders = await store.topic("orders")
+...         await orders.send(b"one")
+...         async with orders.consumer("billing") as consumer:
+...             batch = await consumer.receive(timeout=1)
+...             return batch.values.tolist()
+>>> asyncio.run(main())
+[b'one']
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+import seglog.store
+from seglog.clock import seconds
+from seglog.consumer import RECORDS_MAX, Consumer
+from seglog.engine.liveness import Liveness
+from seglog.errors import ClosedError
+from seglog.record import Batch, Position, Record, Span
+from seglog.store import Store
+from seglog.topic import Topic
+from seglog.waiting import any_ready
+
+__all__ = ["AsyncConsumer", "AsyncStore", "AsyncTopic", "open"]
+
+LINGER = 1.0  # seconds that the listening thread stays when nobody waits
+
+
+class Listener:
+    """One thread that sleeps on the store's bell for every coroutine that waits; it exists while somebody does."""
+
+    def __init__(self, liveness: Liveness) -> None:
+        self._liveness = liveness
+        self._lock = threading.Lock()
+        self._waiting: dict[asyncio.Future[None], Callable[[], bool]] = {}
+        self._thread: threading.Thread | None = None
+        self._came = threading.Event()
+        self._stopped = False
+
+    async def wait(self, ready: Callable[[], bool], timeout: float | None) -> bool:
+        """True once `ready()`; False after `timeout` seconds. Cancel it at any time."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        with self._lock:
+            self._waiting[future] = ready
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._listen, name="seglog-listener", daemon=True)
+                self._thread.start()
+        self._came.set()
+        try:
+            # After it is listed: whoever appends from now on is heard by the thread.
+            if ready():
+                return True
+            await asyncio.wait_for(future, timeout)
+            return True
+        except TimeoutError:
+            return ready()
+        finally:
+            with self._lock:
+                self._waiting.pop(future, None)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                ticket = self._liveness.listen()
+            except ClosedError:
+                with self._lock:
+                    waiting, self._thread = list(self._waiting.items()), None
+                for future, _ in waiting:
+                    self._wake(future)
+                return
+            with self._lock:
+                waiting = list(self._waiting.items())
+            for future, ready in waiting:
+                try:
+                    is_ready = ready()
+                except Exception:  # a closed log, a deleted topic: the coroutine's own look raises it
+                    is_ready = True
+                if is_ready:
+                    self._wake(future)
+            if waiting:
+                with contextlib.suppress(ClosedError):
+                    self._liveness.wait(ticket, 0.05)
+                continue
+            self._came.clear()
+            if self._stopped or not self._came.wait(LINGER):
+                with self._lock:
+                    if not self._waiting:
+                        self._thread = None
+                        return
+
+    @staticmethod
+    def _wake(future: asyncio.Future[None]) -> None:
+        def resolve() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        try:
+            future.get_loop().call_soon_threadsafe(resolve)
+        except RuntimeError:  # the loop was closed with the coroutine in it
+            future.cancel()
+
+    def stop(self) -> None:
+        """Let the thread end: the store closes. Who still waits looks once more, and finds it closed."""
+        self._stopped = True
+        with self._lock:
+            waiting = list(self._waiting)
+        for future in waiting:
+            self._wake(future)
+        self._came.set()
+
+
+class AsyncTopic:
+    """A topic whose waiting verbs are awaited. `topic.sync_topic` is the one underneath."""
+
+    def __init__(self, topic: Topic, listener: Listener, blocking: bool) -> None:
+        self.sync_topic = topic
+        self.name = topic.name
+        self._listener = listener
+        self._blocking = blocking  # a send waits for the disk
+
+    async def send(self, value: Any, key: Any = None, headers: Any = None, **how: Any) -> Position:
+        """`Topic.send`, awaited: in place, or in a thread with `fsync="always"`."""
+        if self._blocking:
+            return await asyncio.to_thread(self.sync_topic.send, value, key, headers, **how)
+        return self.sync_topic.send(value, key, headers, **how)
+
+    async def send_many(self, values: Any, keys: Any = None, headers: Any = None, **how: Any) -> list[Span]:
+        """`Topic.send_many`, awaited, in a thread: it may be long."""
+        return await asyncio.to_thread(self.sync_topic.send_many, values, keys, headers, **how)
+
+    async def read(self, start: Any = "earliest", **how: Any) -> AsyncIterator[Record]:
+        """`Topic.read`: the records that are there. Lets other tasks run between batches of 1,000."""
+        for number, record in enumerate(self.sync_topic.read(start, **how)):
+            yield record
+            if number % 1000 == 999:
+                await asyncio.sleep(0)
+
+    async def tail(
+        self, start: Any = "latest", *, partition: int = 0, timeout: float | timedelta | None = None
+    ) -> AsyncIterator[Record]:
+        """The records of a partition from `start` on, and those to come; ends when none came for `timeout` seconds."""
+        log = self.sync_topic.logs[partition]
+        at = log.next_offset if start == "latest" else log.first_offset if start == "earliest" else int(start)
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        while True:
+            batch = log.read(at)
+            if batch is not None:
+                for record in batch:
+                    at = record.offset + 1
+                    yield record
+                at = batch.next_offset
+            elif not await self.wait(at, partition=partition, timeout=limit):
+                return
+
+    async def wait(self, offset: int, *, partition: int = 0, timeout: float | timedelta | None = None) -> bool:
+        """True once a record at `offset` exists; False after `timeout` seconds."""
+        log = self.sync_topic.logs[partition]
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        return await self._listener.wait(lambda: any_ready((log,), (offset,)), limit)
+
+    def consumer(self, group: str, **how: Any) -> AsyncConsumer:
+        """`Topic.consumer`, with `receive` and iteration awaited."""
+        return AsyncConsumer(self.sync_topic.consumer(group, **how), self._listener)
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self.sync_topic)[1:]}"
+
+
+class AsyncConsumer:
+    """A consumer whose `receive` is awaited; everything else is that of `consumer.sync_consumer`."""
+
+    def __init__(self, consumer: Consumer, listener: Listener) -> None:
+        self.sync_consumer = consumer
+        self._listener = listener
+
+    async def receive(
+        self, max_records: int = RECORDS_MAX, timeout: float | timedelta | None = None
+    ) -> Batch | None:
+        """The next run of records of one partition; None when none came for `timeout` seconds.
+
+        Cancelled while it waits, it has handed out nothing and moved nothing.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + seconds(timeout, "timeout")
+        while True:
+            batch = self.sync_consumer.receive(max_records, timeout=0)
+            if batch is not None:
+                return batch
+            left = None if deadline is None else deadline - loop.time()
+            if left is not None and left <= 0:
+                return None
+            await self._listener.wait(self.sync_consumer.ready, left)
+
+    async def batches(
+        self, max_records: int = RECORDS_MAX, timeout: float | timedelta | None = None
+    ) -> AsyncIterator[Batch]:
+        """Batches as they come; ends when none came for `timeout` seconds."""
+        while (batch := await self.receive(max_records, timeout)) is not None:
+            yield batch
+
+    async def __aiter__(self) -> AsyncIterator[Record]:
+        """Every record, and those to come."""
+        async for batch in self.batches():
+            for record in batch:
+                yield record
+
+    async def commit(self, what: Any = None) -> None:
+        """`Consumer.commit`, in a thread when it waits for the disk."""
+        await asyncio.to_thread(self.sync_consumer.commit, what)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sync_consumer, name)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await asyncio.to_thread(self.sync_consumer.close)
+
+
+class AsyncStore:
+    """A store whose blocking verbs are awaited. `store.sync_store` is the one underneath."""
+
+    def __init__(self, store: Store) -> None:
+        self.sync_store = store
+        self._listener = Listener(store.liveness)
+
+    async def topic(self, name: str, **settings: Any) -> AsyncTopic:
+        """`Store.topic`, awaited."""
+        topic = await asyncio.to_thread(self.sync_store.topic, name, **settings)
+        return AsyncTopic(topic, self._listener, self.sync_store.config.fsync == "always")
+
+    def topics(self) -> list[str]:
+        """`Store.topics`."""
+        return self.sync_store.topics()
+
+    async def delete_topic(self, name: str) -> None:
+        """`Store.delete_topic`, awaited."""
+        await asyncio.to_thread(self.sync_store.delete_topic, name)
+
+    async def sync(self) -> None:
+        """`Store.sync`, awaited: one fdatasync per partition that has something new."""
+        await asyncio.to_thread(self.sync_store.sync)
+
+    async def close(self) -> None:
+        """`Store.close`, awaited."""
+        self._listener.stop()
+        await asyncio.to_thread(self.sync_store.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self.sync_store)[1:]}"
+
+
+async def open(path: Any, **settings: Any) -> AsyncStore:
+    """`seglog.open`, awaited: opening may have to recover after a power cut, and reads then."""
+    return AsyncStore(await asyncio.to_thread(seglog.store.open, path, **settings))
