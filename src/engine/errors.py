@@ -20,6 +20,7 @@ __all__ = [
     "ForkedHandle",
     "InvalidName",
     "LockTimeout",
+    "NetworkFileSystem",
     "NotAStore",
     "OffsetOutOfRange",
     "PartitionFailed",
@@ -151,6 +152,10 @@ class CorruptBatch(CorruptStore):
 
 class CorruptSegment(CorruptStore):
     """A whole segment cannot be read, or is missing. Fields: `path`, `offset`, `resume_offset`."""
+
+
+class NetworkFileSystem(SeglogError, OSError):
+    """The directory lies on a network file system, whose pages and locks are not shared between machines; `path`."""
 
 
 class NotAStore(SeglogError, ValueError):

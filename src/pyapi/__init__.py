@@ -17,7 +17,7 @@ from seglog.clock import Clock, ManualClock
 from seglog.config import StoreConfig, TopicConfig
 from seglog.consumer import Consumer
 from seglog.errors import *  # noqa: F403
-from seglog.record import Batch, Column, Loss, Position, Record, Span
+from seglog.record import Batch, Column, Loss, Packed, Position, Record, Span
 from seglog.statistics import PartitionStatistics, StoreStatistics, TopicStatistics
 from seglog.store import Store, open
 from seglog.topic import Topic
@@ -31,6 +31,7 @@ __all__ = [
     "Consumer",
     "Loss",
     "ManualClock",
+    "Packed",
     "PartitionStatistics",
     "Position",
     "Record",

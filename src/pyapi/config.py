@@ -74,6 +74,11 @@ class StoreConfig:
     """Seconds to wait for a lock that a live process holds before LockTimeout. Locks are held for nanoseconds; only a
     stopped process holds one longer, and it is never displaced."""
 
+    allow_network: bool = False
+    """Whether to open a store on a network file system (NFS, SMB, 9p, ...). Its memory maps are not shared between
+    machines and its locks may not be, so two machines that write there destroy each other's records: refused, unless
+    you know that only one machine ever opens it."""
+
     def __post_init__(self) -> None:
         choice("fsync", self.fsync, get_args(Fsync))
         number("fsync_interval", self.fsync_interval, 0.001, 3600.0)
@@ -81,6 +86,7 @@ class StoreConfig:
         choice("recover", self.recover, get_args(Recover))
         choice("write", self.write, get_args(Write))
         flag("upkeep", self.upkeep)
+        flag("allow_network", self.allow_network)
         number("lock_timeout", self.lock_timeout, 0.001, SECONDS_MAX)
 
 

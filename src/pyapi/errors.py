@@ -10,12 +10,62 @@ True
 
 from __future__ import annotations
 
-from seglog.engine import errors as _engine
-from seglog.engine.errors import *  # noqa: F403
-from seglog.engine.errors import SeglogError
+from seglog.engine.errors import (
+    ClosedError,
+    CodecMissing,
+    ConfigError,
+    CorruptBatch,
+    CorruptSegment,
+    CorruptStore,
+    DirectoryInUse,
+    ForkedHandle,
+    InvalidName,
+    LockTimeout,
+    NetworkFileSystem,
+    NotAStore,
+    OffsetOutOfRange,
+    PartitionFailed,
+    PartitionNotFound,
+    ReadOnlyStore,
+    RecordTooLarge,
+    SeglogError,
+    StoreFull,
+    StoreIOError,
+    Timeout,
+    TopicExists,
+    TopicMismatch,
+    TopicNotFound,
+    UnsupportedFormat,
+)
 
-__all__ = ["GroupInUse"]
-__all__ += _engine.__all__
+__all__ = [
+    "ClosedError",
+    "CodecMissing",
+    "ConfigError",
+    "CorruptBatch",
+    "CorruptSegment",
+    "CorruptStore",
+    "DirectoryInUse",
+    "ForkedHandle",
+    "GroupInUse",
+    "InvalidName",
+    "LockTimeout",
+    "NetworkFileSystem",
+    "NotAStore",
+    "OffsetOutOfRange",
+    "PartitionFailed",
+    "PartitionNotFound",
+    "ReadOnlyStore",
+    "RecordTooLarge",
+    "SeglogError",
+    "StoreFull",
+    "StoreIOError",
+    "Timeout",
+    "TopicExists",
+    "TopicMismatch",
+    "TopicNotFound",
+    "UnsupportedFormat",
+]
 
 
 class GroupInUse(SeglogError):

@@ -14,5 +14,6 @@ from __future__ import annotations
 from seglog.engine.batch import Batch, Column
 from seglog.engine.losses import Loss
 from seglog.engine.record import Position, Record, Span
+from seglog.engine.source import Packed
 
-__all__ = ["Batch", "Column", "Loss", "Position", "Record", "Span"]
+__all__ = ["Batch", "Column", "Loss", "Packed", "Position", "Record", "Span"]

@@ -32,9 +32,17 @@ from typing import Any, Self, TypeVar
 from seglog.clock import Clock, seconds, system_clock
 from seglog.config import Codec, Fsync, Partitioner, Recover, StoreConfig, TopicConfig, Write
 from seglog.consumer import Consumer
-from seglog.engine.liveness import Liveness
+from seglog.engine.liveness import Liveness, is_network
 from seglog.engine.log import Log
-from seglog.errors import ClosedError, ConfigError, CorruptStore, SeglogError, TopicMismatch, TopicNotFound
+from seglog.errors import (
+    ClosedError,
+    ConfigError,
+    CorruptStore,
+    NetworkFileSystem,
+    SeglogError,
+    TopicMismatch,
+    TopicNotFound,
+)
 from seglog.files import FileLock, has_segments, make_directory, sync_directory, told
 from seglog.identity import directory_of, establish, gate
 from seglog.names import check_name
@@ -65,6 +73,7 @@ def open(  # it is what it does, and is said with its module: seglog.open
     upkeep: bool = True,
     create: bool = True,
     lock_timeout: float | timedelta = 30.0,
+    allow_network: bool = False,
 ) -> Store:
     """Open the store at `path`, or make it: the directory, and its parents, when there are none.
 
@@ -90,6 +99,7 @@ def open(  # it is what it does, and is said with its module: seglog.open
         write=write,
         upkeep=upkeep,
         lock_timeout=seconds(lock_timeout, "lock_timeout"),
+        allow_network=allow_network,
     )
     if clock is not None and not callable(clock):
         raise ConfigError(
@@ -100,6 +110,20 @@ def open(  # it is what it does, and is said with its module: seglog.open
     if not isinstance(create, bool):
         raise ConfigError(f"create is {create!r}; it must be True or False", setting="create", value=create)
     return Store(directory_of(path), config, clock=clock, create=create)
+
+
+def refuse_network(directory: str, allowed: bool) -> None:
+    """Raise NetworkFileSystem when the directory, or the nearest one above that exists, lies on one."""
+    there = directory
+    while not os.path.exists(there) and os.path.dirname(there) != there:
+        there = os.path.dirname(there)
+    if not allowed and is_network(there):
+        raise NetworkFileSystem(
+            f"{directory} lies on a network file system. Processes share a store through memory that only one kernel "
+            "has, so a second machine would write over the records of the first. Use a local disk; or, when only "
+            "this machine ever opens it, seglog.open(..., allow_network=True). Nothing was changed.",
+            path=directory,
+        )
 
 
 class Store:
@@ -122,6 +146,7 @@ class Store:
         self._topics: dict[str, Topic] = {}
         self._consumers: set[Consumer] = set()
         self._ticker: Ticker | None = None
+        refuse_network(directory, config.allow_network)
         self.identity = establish(directory, create=create, clock=self.clock, timeout=config.lock_timeout)
         with told(directory, "open the store"):
             self._liveness = Liveness(directory)

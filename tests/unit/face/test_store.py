@@ -409,8 +409,29 @@ def test_processes_that_make_the_same_store_and_topic_at_once_agree(path):
     assert len(said) == 1
 
 
-def test_threads_that_make_the_same_topic_at_once_get_the_same_object(store):
-    got = []
+def test_a_topic_that_another_made_while_this_one_waited_at_the_door_is_opened(store, path, monkeypatch):
+    real = store.gate
+
+    def slowly():
+        monkeypatch.undo()
+        with seglog.open(path) as other:
+            other.topic("orders", partitions=3).send(b"one", partition=2)
+        return real()
+
+    monkeypatch.setattr(store, "gate", slowly)
+    with pytest.raises(seglog.TopicMismatch, match="partitions is 3, not 2"):
+        store.topic("orders", partitions=2)
+    assert store.topic("orders")[2, 0].value == b"one"
+
+
+def test_threads_that_make_the_same_topic_at_once_get_the_same_object(store, monkeypatch):
+    real, got = store._logs_of, []
+
+    def slowly(*arguments, **settings):
+        time.sleep(0.02)
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(store, "_logs_of", slowly)
     threads = [threading.Thread(target=lambda: got.append(store.topic("orders", partitions=2))) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -650,3 +671,14 @@ def test_a_wait_ends_when_the_store_is_closed(path):
 def test_a_store_says_where_it_is(store, path):
     store.topic("orders")
     assert repr(store) == f"<Store {path}, 1 topic, fsync interval>"
+
+
+def test_a_network_file_system_is_refused_unless_it_is_allowed(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("seglog.store.is_network", lambda path: asked.append(path) or True)
+    with pytest.raises(seglog.NetworkFileSystem, match="only one kernel"):
+        seglog.open(tmp_path / "deep" / "data")
+    assert asked == [str(tmp_path)]
+    assert list(tmp_path.iterdir()) == []
+    with seglog.open(tmp_path / "data", allow_network=True) as store:
+        store.topic("orders").send(b"one")
