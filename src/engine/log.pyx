@@ -41,7 +41,7 @@ from seglog.engine.tail cimport FSYNC_ALWAYS, FSYNC_INTERVAL, FSYNC_NEVER, Tail
 
 from seglog.engine import codecs
 from seglog.engine.errors import ConfigError, CorruptBatch, CorruptSegment, RecordTooLarge, UnsupportedFormat
-from seglog.engine.losses import Loss
+from seglog.engine.losses import Loss, read_quarantine
 from seglog.engine.record import Span
 from seglog.engine.segment import segment_name
 
@@ -437,7 +437,7 @@ cdef class Log(Tail):
                     self.bases = [b for b in bases if b != bases[i]]
                     continue
                 resume = bases[i + 1] if i + 1 < len(bases) else stop
-                if not self.skip_corrupt:
+                if not self.set_aside(bases[i], offset, resume):
                     raise CorruptSegment(
                         f"{error} Reading goes on from offset {resume:,}.", path=error.path, offset=offset, resume_offset=resume,
                     ) from None
@@ -490,7 +490,7 @@ cdef class Log(Tail):
                         # The damage lies wholly before what was asked, or a misplaced write moved the frame.
                         position, expected = next_position, resume
                         continue
-                    if not self.skip_corrupt:
+                    if not self.set_aside(segment.base_offset, expected, resume):
                         raise CorruptBatch(
                             f"the batch at position {position:,} of {segment.path} cannot be read: {why(code)}. Offsets "
                             f"{max(expected, 0):,} to {resume - 1:,} are affected; everything before and after is readable. Reading "
@@ -545,6 +545,12 @@ cdef class Log(Tail):
                 return batch
             offset = max(offset, expected)
         return None
+
+    cdef bint set_aside(self, int64_t base, int64_t start, int64_t stop) except -1:
+        """Whether a read passes over this damage: by recover="skip", or because the doctor was told to set it aside."""
+        if self.skip_corrupt:
+            return True
+        return any(first <= start and stop <= last for first, last in read_quarantine(self.path, base))
 
     cdef int note(self, object loss) except -1:
         """Damage that a read passed over (recover="skip") is listed with what recovery found."""

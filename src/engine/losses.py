@@ -52,3 +52,38 @@ def write_losses(path: str, losses: Iterable[Loss], now: int) -> None:
             file.write(json.dumps({"time": now, **loss._asdict()}).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def quarantine_path(directory: str, base_offset: int) -> str:
+    """Where the damage of a segment that somebody has looked at and accepted is written down."""
+    return os.path.join(directory, f"{base_offset:020d}.bad")
+
+
+def read_quarantine(directory: str, base_offset: int) -> list[tuple[int, int]]:
+    """The offset ranges `start .. stop-1` of a segment that are set aside: reads pass over them without an error."""
+    try:
+        with open(quarantine_path(directory, base_offset), "rb") as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return []
+    ranges = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            ranges.append((int(entry["start"]), int(entry["stop"])))
+        except (ValueError, KeyError, TypeError):
+            continue  # a line that a crash cut: that damage is told again
+    return ranges
+
+
+def write_quarantine(directory: str, base_offset: int, losses: Iterable[Loss], now: int) -> None:
+    """Set damaged ranges of a segment aside, durably. The bytes stay where they are."""
+    known = set(read_quarantine(directory, base_offset))
+    fresh = [loss for loss in losses if loss.stop >= 0 and (loss.start, loss.stop) not in known]
+    if not fresh:
+        return
+    with open(quarantine_path(directory, base_offset), "ab") as file:
+        for loss in fresh:
+            file.write(json.dumps({"time": now, **loss._asdict()}).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -27,11 +27,11 @@ from libc.string cimport memcpy, memset
 from seglog.engine cimport platform
 from seglog.engine.checksum cimport xxh3_64, xxh3_64_seed
 from seglog.engine.frame cimport (
-    FRAME_BODY_BAD, FRAME_COLUMNS_BAD, FRAME_HEADER_BAD, FRAME_OK, FRAME_SHORT, FRAME_UNKNOWN, Columns, body_check,
+    FRAME_BODY_BAD, FRAME_COLUMNS_BAD, FRAME_HEADER_BAD, FRAME_OK, FRAME_SHORT, FRAME_UNKNOWN, Columns, body_check, why,
     columns_parse, frame_check,
 )
 from seglog.engine.layout cimport (
-    CODEC_NONE, FRAME_HEADER, FRAME_MAGIC, LOWEST, MARK_A, MARK_B, SEGMENT_COPY, SEGMENT_HEADER, SEGMENT_MAGIC, SEGMENT_VERSION,
+    CODEC_NONE, FRAME_HEADER, FRAME_MAGIC, LOWEST, MARK_A, MARK_B, MARK_CLEAN, MARK_SEALED, MARK_UNSYNCED, SEGMENT_COPY, SEGMENT_HEADER, SEGMENT_MAGIC, SEGMENT_VERSION,
     SEGMENT_SPARSE, FrameHeader, Mark, SegmentHeader, frame_length, next_offset_of,
 )
 from seglog.engine.mapping cimport map_fd
@@ -52,7 +52,7 @@ def segment_name(int64_t base_offset) -> str:
 
 cdef int remove_segment(str directory, int64_t base) except -1:
     """Unlink a segment and its index; whoever has them mapped keeps them."""
-    for suffix in (".log", ".idx"):
+    for suffix in (".log", ".idx", ".bad"):
         try:
             os.unlink(os.path.join(directory, segment_name(base)[:-4] + suffix))
         except FileNotFoundError:
@@ -354,6 +354,86 @@ cdef Survivors find_survivors(Segment segment, int64_t stop):
     return s
 
 
+def describe_segment(path):
+    """What the first page of a segment file says, as a dict, read-only: for the doctor.
+
+    `copies`: whether each copy of the header is sound; `header`: its fields, None when neither is; `marks`: for each slot its
+    fields, None when it is blank, "damaged" when its hash is wrong; `size` of the file.
+    """
+    cdef char page[4096]
+    cdef const SegmentHeader *header
+    cdef const SegmentHeader *copy
+    cdef const Mark *mark
+    cdef int64_t got
+    cdef int at
+    cdef int fd = os.open(path, os.O_RDONLY | _BINARY)
+    try:
+        memset(page, 0, sizeof(page))
+        with nogil:
+            got = platform.pread_all(fd, page, SEGMENT_HEADER, 0)
+        if got < 0:
+            raise os_error(<int>got, "cannot read", path)
+        size = os.fstat(fd).st_size
+    finally:
+        os.close(fd)
+    header = <const SegmentHeader *>page
+    copy = <const SegmentHeader *>(page + SEGMENT_COPY)
+    copies = (bool(header_sound(header)), bool(header_sound(copy)))
+    if not copies[0]:
+        header = copy
+    if not any(copies):
+        return {"size": size, "copies": copies, "header": None, "marks": (None, None)}
+    marks = []
+    for at in (MARK_A, MARK_B):
+        mark = <const Mark *>(page + at)
+        if page[at:at + sizeof(Mark)] == bytes(sizeof(Mark)):
+            marks.append(None)
+        elif mark.sequence == 0 or mark.hash != xxh3_64_seed(mark, MARK_HASHED, header.salt):
+            marks.append("damaged")
+        else:
+            marks.append({
+                "sequence": mark.sequence, "durable_position": mark.durable_position, "durable_offset": mark.durable_offset,
+                "start_offset": mark.start_offset, "end_position": mark.end_position, "end_offset": mark.end_offset,
+                "sealed": bool(mark.flags & MARK_SEALED), "clean": bool(mark.flags & MARK_CLEAN),
+                "unsynced": bool(mark.flags & MARK_UNSYNCED), "epoch": mark.epoch,
+            })
+    return {
+        "size": size, "copies": copies, "marks": tuple(marks),
+        "header": {
+            "version": header.version, "base_offset": header.base_offset, "capacity": header.capacity,
+            "reserved_offset": header.reserved_offset, "created": header.created, "epoch": header.epoch,
+            "partition_id": header.partition_id, "previous_end": header.previous_end, "start_offset": header.start_offset,
+        },
+    }
+
+
+def mend_header(path):
+    """Write the sound copy of a segment's header over the damaged one, and sync. False when there was nothing to mend, or no
+    sound copy to mend it with."""
+    cdef char block[512]
+    cdef int rc
+    copies = describe_segment(path)["copies"]
+    if copies[0] == copies[1]:
+        return False
+    cdef int fd = os.open(path, os.O_RDWR | _BINARY)
+    try:
+        rc = 0 if platform.pread_all(fd, block, 512, 0 if copies[0] else SEGMENT_COPY) == 512 else -errno.EIO
+        if rc == 0:
+            rc = platform.pwrite_all(fd, block, 512, SEGMENT_COPY if copies[0] else 0)
+        if rc == 0:
+            rc = platform.datasync(fd)
+        if rc:
+            raise os_error(rc, "cannot mend the header of", path)
+    finally:
+        os.close(fd)
+    return True
+
+
+def segment_at(path):
+    """A segment mapped for reading, for a `Scanner`. Raises CorruptSegment when neither copy of its header is sound."""
+    return open_segment(path, False, False)
+
+
 cdef class Scanner:
     """The frames of a segment's file one after the other, read by pread: bad media is an error here and not a signal.
 
@@ -378,6 +458,24 @@ cdef class Scanner:
         PyMem_RawFree(self.buffer)
         if self.fd >= 0:
             os.close(self.fd)
+
+    def check(self):
+        """What is wrong with the frame at `position`, as the end of a sentence; None when nothing is, and on to the next."""
+        cdef int code = self.step()
+        return None if code == FRAME_OK else why(code)
+
+    def skip(self):
+        """Go on at the next sound frame behind `position`, wherever it is; False when there is none."""
+        cdef int64_t found = self.resync(self.position, self.offset + 1)
+        if found < 0:
+            return False
+        self.offset = (<const FrameHeader *>self.need(found, FRAME_HEADER)).base_offset
+        self.position = found
+        return True
+
+    def rest_is_blank(self):
+        """Whether nothing but zeros follows `position`."""
+        return bool(self.blank(self.position))
 
     cdef const char *need(self, int64_t position, int64_t size) except? NULL:
         """The bytes there, or NULL (no exception) when the file ends before, or cannot be read."""
