@@ -186,6 +186,7 @@ cdef enum:
     ATTENTION_CLEAN = 1                 # the clean mark must go before the next record comes
     ATTENTION_FAILED = 2
     ATTENTION_DELETED = 4
+    ATTENTION_REPAIR = 8                # a holder died, and the repair behind it did not end well yet
 
 
 cdef inline int64_t align8(int64_t n) noexcept nogil:

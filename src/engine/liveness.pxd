@@ -21,8 +21,11 @@ cdef class Liveness:
     cdef uint32_t *bell             # the store's bell, and whether somebody waits for it
     cdef bytes directory
     cdef const char *directory_text
+    cdef bint closed
     cdef object __weakref__
 
+    cdef int refuse_other_kind(self) except -1
+    cdef uint32_t my_word(self) except 0
     cdef int is_alive(self, uint32_t word) noexcept nogil
     cdef int64_t pid_of(self, uint32_t word) noexcept nogil
 

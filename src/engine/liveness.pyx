@@ -160,8 +160,14 @@ cdef class Liveness:
                         raise os_error(rc, "cannot make", shm)
                 mapping = map_fd(fd, _SHM_BYTES, True)
                 head = <uint64_t *>mapping.data
-                if not (head[0] == SLOTS_MAGIC and head[1] == SHARED_VERSION and head[2] == boot
-                        and head[3] == <uint64_t>status.st_dev and head[4] == <uint64_t>status.st_ino):
+                known = head[0] == SLOTS_MAGIC and head[1] == SHARED_VERSION and head[2] == boot \
+                    and head[3] == <uint64_t>status.st_dev and head[4] == <uint64_t>status.st_ino
+                if known and head[5] != <uint64_t>self.by_byte:
+                    # The others lock another way, and would each take the other for dead.
+                    self.slots = <Slot *>(mapping.data + SLOT_HEADER)
+                    self.refuse_other_kind()
+                    known = False
+                if not known:
                     # Another boot's, another directory's (a copy), or new: nobody alive can be in it.
                     head[0] = 0
                     for i in range(SLOT_HEADER // 8, _SHM_BYTES // 8):
@@ -170,12 +176,35 @@ cdef class Liveness:
                     head[2] = boot
                     head[3] = status.st_dev
                     head[4] = status.st_ino
+                    head[5] = self.by_byte
                     head[0] = SLOTS_MAGIC
         finally:
             os.close(fd)
         self.mapping = mapping
         self.slots = <Slot *>(mapping.data + SLOT_HEADER)
         self.bell = <uint32_t *>(mapping.data + BELL)
+
+    cdef int refuse_other_kind(self) except -1:
+        """Raise DirectoryInUse when a process is alive here by the kind of lock that this one does not use."""
+        cdef int i, fd, alive = 0
+        cdef bytes name
+        for i in range(SLOTS):
+            if not self.slots[i].generation:
+                continue
+            if self.by_byte:
+                name = os.fsencode(os.path.join(self.path, f"lock.{i}"))
+                alive = platform.file_locked(name)
+            else:
+                fd = os.open(os.path.join(self.path, "lock"), os.O_RDWR | os.O_CREAT, 0o666)
+                alive = platform.byte_locked(fd, i)
+                os.close(fd)
+            if alive > 0:
+                raise DirectoryInUse(
+                    f"process {self.slots[i].pid} has {self.path} open and shows that it is alive by "
+                    f"{'whole files' if self.by_byte else 'bytes'}, this one by {'bytes' if self.by_byte else 'whole files'}: neither would see the "
+                    "other. Set SEGLOG_PORTABLE in both, or in neither.", path=self.path, pid=self.slots[i].pid,
+                )
+        return 0
 
     def _take_slot(self):
         cdef int i, rc, fd
@@ -217,6 +246,14 @@ cdef class Liveness:
     def slot(self):
         """The number of this process's byte and row."""
         return (self.word & 0xFFFF) - 1
+
+    cdef uint32_t my_word(self) except 0:
+        """`word`; in a forked child that could not take a slot at once, the one it takes now, or the reason why not."""
+        if self.word == 0:
+            if self.mapping is None or self.closed:
+                raise ClosedError("this liveness was closed")
+            self._take_slot()
+        return self.word
 
     cdef int is_alive(self, uint32_t word) noexcept nogil:
         cdef int slot = <int>(word & 0xFFFF) - 1
@@ -285,6 +322,7 @@ cdef class Liveness:
     def close(self):
         """Give the slot back. Locks that this handle still held would count as a dead process's."""
         _living.discard(self)
+        self.closed = True
         if self.life >= 0:
             os.close(self.life)
         if self.probe >= 0:
@@ -306,6 +344,7 @@ cdef class Liveness:
         if self.probe >= 0:
             os.close(self.probe)
         self.life = self.probe = -1
+        self.word = 0               # never the parent's: see my_word, should the next line fail
         self._take_slot()
 
     def __repr__(self):

@@ -20,7 +20,8 @@ cdef class Shared:
 
     # 1: taken; 2: taken from a dead holder, whose half-done work needs repair
     cdef inline int lock(self) except -1:
-        if platform.cas_u32(&self.words.lock, 0, self.liveness.word):
+        # A word of 0 is a forked child that could not take a slot: it must not look like its parent, or like nobody.
+        if self.liveness.word and platform.cas_u32(&self.words.lock, 0, self.liveness.word):
             return 1
         return self.lock_slowly()
 

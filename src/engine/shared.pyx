@@ -30,7 +30,7 @@ cdef class Shared:
     cdef int lock_slowly(self) except -1:
         """Spin, then sleep in slices, probing the holder. Releases the GIL while it sleeps."""
         cdef SharedWords *w = self.words
-        cdef uint32_t me = self.liveness.word, holder
+        cdef uint32_t me = self.liveness.my_word(), holder
         cdef int i, got = 0
         cdef int64_t deadline = platform.monotonic_us() + self.lock_timeout_us
         cdef int64_t nap = 500

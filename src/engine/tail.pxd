@@ -33,7 +33,7 @@ cdef class Tail:
     cdef Segment active
     cdef Index index
     cdef char *data
-    cdef int64_t base, capacity, reserved_offset, populated
+    cdef int64_t base, capacity, reserved_offset, populated, small_ones
     cdef uint64_t salt
     cdef bint stores                # through the map; False: by pwrite
 

@@ -24,7 +24,7 @@ from seglog.engine.checksum cimport xxh3_64_seed
 from seglog.engine.index cimport Index, build_index, create_index, open_index
 from seglog.engine.frame cimport FRAME_OK, frame_check
 from seglog.engine.layout cimport (
-    ATTENTION_CLEAN, ATTENTION_DELETED, ATTENTION_FAILED, FRAME_HASHED, FRAME_HEADER, INDEX_EVERY, LOWEST, MARK_CLEAN, MARK_SEALED,
+    ATTENTION_CLEAN, ATTENTION_DELETED, ATTENTION_FAILED, ATTENTION_REPAIR, FRAME_HASHED, FRAME_HEADER, INDEX_EVERY, LOWEST, MARK_CLEAN, MARK_SEALED,
     MARK_UNSYNCED, SEGMENT_HEADER, SHARED_BYTES, SHARED_DELETED, SHARED_FAILED, SHARED_MAGIC, SHARED_READY, SHARED_VERSION,
     FrameHeader, Mark, SegmentHeader, SharedWords, frame_length, next_offset_of,
 )
@@ -46,8 +46,10 @@ cdef enum:
     # From this frame size on, pwrite beats stores into pages that are new to this process: a store takes a fault per
     # page, pwrite does not. Measured in bench/test_engine.py.
     LARGE = 32768
+    SMALL_ONES = 8                  # in a row, before pages are populated for more of them
     POPULATE_MIN = 65536
     POPULATE_MAX = 2097152
+    ZEROS_MIN = 16384
     ZEROS = 262144
 
 # Pages that were written with zeros cost a store 1.1 us each, pages faulted in 1.4, and the first fault of a segment
@@ -208,12 +210,15 @@ cdef class Tail:
         cdef Shared shared = self.shared
         if self.shut:
             self.check_state()
-        if shared.lock() == 2:
+        if shared.lock() == 2 or platform.load_u32(&self.w.attention) & ATTENTION_REPAIR:
+            # Said first: if this ends half way, for instance for want of a descriptor, the next one repairs.
+            platform.or_u32(&self.w.attention, ATTENTION_REPAIR)
             try:
                 self.repair()
             except BaseException:
                 shared.unlock()
                 raise
+            platform.and_u32(&self.w.attention, ~<uint32_t>ATTENTION_REPAIR)
         return 0
 
     cdef int repair(self) except -1:
@@ -285,6 +290,7 @@ cdef class Tail:
         self.capacity, self.reserved_offset = segment.size, segment.header.reserved_offset
         self.stores = not segment.by_pwrite
         self.populated = 0
+        self.small_ones = SMALL_ONES
         return 0
 
     cdef int open_active(self) except -1:
@@ -332,11 +338,16 @@ cdef class Tail:
             self.roll(size, count)
         if self.stores and size < LARGE and w.tail_position + size > self.populated:
             # Store only into pages that are there: the kernel reports here what would be a signal at a store.
-            if self.fsync == FSYNC_NEVER and self.populated >= w.tail_position:
-                start = self.populated
-                window = min(<int64_t>ZEROS - (start & (ZEROS - 1)), self.capacity - start)
+            if self.fsync == FSYNC_NEVER and (self.populated >= w.tail_position or w.tail_position == SEGMENT_HEADER):
+                start = max(self.populated, w.tail_position)
+                # Windows grow with the segment: what a small topic never uses should not be written out for it.
+                window = ZEROS_MIN
+                while window < ZEROS and window < w.tail_position:
+                    window *= 2
+                window -= start & (window - 1)
                 if start + window < w.tail_position + size:
-                    window = min(<int64_t>ZEROS, self.capacity - start)
+                    window += ZEROS - window
+                window = min(window, self.capacity - start)
                 with nogil:
                     rc = platform.pwrite_all(self.active.fd, _zeros, window, start)
             else:
@@ -478,6 +489,13 @@ cdef class Tail:
             rc = self.write_large(h, body, position)
             if rc:
                 return rc - 1
+            self.small_ones = 0
+        elif position + size > self.populated and self.small_ones < SMALL_ONES:
+            # Behind a large frame, which left no populated pages: another one may follow, and write over what a window cost.
+            rc = self.write_large(h, body, position)
+            if rc:
+                return rc - 1
+            self.small_ones += 1
         else:
             if position + size > self.populated:
                 return -1
@@ -549,8 +567,9 @@ cdef class Tail:
         """Everything below `target` is on disk when this returns. One sync serves all who wait, in any process."""
         cdef Shared shared = self.shared
         cdef SharedWords *w = shared.words
-        cdef uint32_t me = shared.liveness.word, holder, heard
+        cdef uint32_t me = shared.liveness.my_word(), holder, heard, seen = 0
         cdef Liveness liveness = shared.liveness
+        cdef int64_t deadline = 0, durable = -1
         while platform.load_i64(&w.durable_offset) < target:
             self.check_state()
             holder = platform.load_u32(&w.sync_lock)
@@ -572,6 +591,15 @@ cdef class Tail:
                 if platform.load_i64(&w.durable_offset) < target and platform.load_u32(&w.sync_lock) != 0:
                     platform.wait_u32(&w.sync_bell, heard, 20000)
             PyErr_CheckSignals()
+            if holder != seen or w.durable_offset != durable:
+                seen, durable = holder, w.durable_offset
+                deadline = platform.monotonic_us() + shared.lock_timeout_us
+            elif platform.monotonic_us() > deadline:
+                raise LockTimeout(
+                    f"{self.path}: process {liveness.pid_of(holder)}, which is alive (stopped, or its disk is slow?), has been syncing for "
+                    f"{shared.lock_timeout_us / 1e6:g} s. What was appended is there and visible, and not known to be on disk; call "
+                    "sync() again.", path=self.path, pid=liveness.pid_of(holder), slot=<int>(holder & 0xFFFF) - 1,
+                )
         return 0
 
     cdef int sync_now(self, bint after_death) except -1:

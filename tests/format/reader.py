@@ -402,9 +402,11 @@ class Log:
         self.unsound += [Unsound("segment", s.path.name, 0, s.base, -1) for s in self.above]
         self.segments = [s for i, s in enumerate(files[: last + 1]) if not self.is_misplaced(i, s, files[last])]
         self.last = self.segments[-1] if self.segments else None
-        self.end_position, self.end = self.last.end_of_last() if self.last else (0, 0)
-        self.first_offset = 0
+        self.end_position = self.end = self.first_offset = 0
         if self.last:
+            self.cut_short = self.last.S < self.last.header.capacity
+            self.end_position, self.end = self.last.end_of_last()
+            self.last.S = self.end_position  # what follows is no part of the log, whatever it looks like
             self.first_offset = max(self.segments[0].base, self.last.header.start_offset)
             if self.last.mark:
                 self.first_offset = max(self.first_offset, self.last.mark.start_offset)
@@ -469,8 +471,8 @@ class Log:
                 note(Unsound("missing", name, self.end_position, mark.end_offset, -1))
             if mark and not mark.flags & UNSYNCED and mark.start_offset < first:
                 note(Unsound("missing", name, 0, mark.start_offset, first))
-            if self.last.header.capacity > self.last.S:
-                note(Unsound("missing", name, self.last.S, self.end, -1))
+            if self.cut_short:
+                note(Unsound("missing", name, len(self.last.data), self.end, -1))
             if self.last.data[self.end_position :].strip(b"\0"):
                 note(Unsound("torn", name, self.end_position, self.end, -1))
 

@@ -6,6 +6,7 @@ its failpoint (`SEGLOG_FAIL`, read at the first one it passes) is its own.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pickle
@@ -94,15 +95,18 @@ class Child:
     def answer(self, timeout: float = 20.0) -> Any:
         message = receive(self._ours, timeout)
         if message is None:
-            try:
-                how = self.wait(2.0)
-            except Died:
-                raise Died(f"{self.name} ({self.pid}) says nothing for {timeout:g} s{whereabouts(self.pid)}") from None
-            raise Died(f"{self.name} ({self.pid}) ended with {how} and no answer")
+            raise self._silent(timeout)
         kind, what = message
         if kind == "error":
             raise Died(f"{self.name} ({self.pid}) failed:\n{what}")
         return what
+
+    def _silent(self, timeout: float) -> Died:
+        """Why it did not answer."""
+        with contextlib.suppress(ConnectionError):
+            if receive(self._ours, 0.0) is None and not select.select([self._ours], [], [], 0.0)[0]:
+                return Died(f"{self.name} ({self.pid}) says nothing for {timeout:g} s{whereabouts(self.pid)}")
+        return Died(f"{self.name} ({self.pid}) ended with {self.wait(5.0)} and no answer")
 
     def stop(self) -> int:
         """End it, however it is; how it ended."""
@@ -161,24 +165,24 @@ class Servant(Child):
     def try_(self, work: Callable[..., Any], *arguments: Any, timeout: float = 20.0) -> tuple[str, Any]:
         """("ok", result), or ("raised", (name of the error, its fields, its text))."""
         began = time.monotonic()
-        send(self._asked, (work, arguments))
-        message = receive(self._asked, timeout)
-        if message is None:
-            self.answer(0.0)  # raises: what it failed with, or that it stands still
-            raise Died(f"{self.name} ({self.pid}) went away")
+        self.tell(work, *arguments)
+        reply = self.reply(timeout)
         self.took = time.monotonic() - began
-        return message[0], message[1]
+        return reply
 
     def tell(self, work: Callable[..., Any], *arguments: Any) -> None:
         """Ask, and fetch the reply later with `reply`."""
-        send(self._asked, (work, arguments))
+        with contextlib.suppress(ConnectionError):  # it is dead; `reply` says so
+            send(self._asked, (work, arguments))
 
     def reply(self, timeout: float = 20.0) -> tuple[str, Any]:
         message = receive(self._asked, timeout)
-        if message is None:
-            self.answer(0.0)
-            raise Died(f"{self.name} ({self.pid}) went away")
-        return message[0], message[1]
+        if message is not None:
+            return message[0], message[1]
+        failed = receive(self._ours, 0.0)
+        if failed is not None and failed[0] == "error":
+            raise Died(f"{self.name} ({self.pid}) failed:\n{failed[1]}")
+        raise self._silent(timeout)
 
 
 def send(channel: socket.socket, message: Any) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from seglog.engine.errors import SeglogError
 from seglog.engine.log import Log
 
 from .children import Child, Died, Servant
@@ -32,6 +33,7 @@ ENGINE = Path(__file__).parents[3] / "src" / "engine"
 FSYNC = ("interval", "always", "never")
 WRITE = ("map", "pwrite")
 A_SECOND = 1.0
+PATIENCE = 0.3  # lock_timeout of those who wait for a stopped process
 
 # Words of tail.shm (docs/format.md, section 8).
 STATE, BOOT, LOCK, TAIL_POSITION, ACTIVE_BASE, ATTENTION, SYNC_LOCK = 12, 16, 128, 264, 272, 308, 408
@@ -237,6 +239,13 @@ class Stage:
         if position >= 4096 and position + len(frame) < len(data):
             self.poke(segment.name, position, frame)
 
+    def power_cut(self, at_end: str) -> None:
+        """A reboot that may have torn what was being written."""
+        self.all_leave()
+        if at_end != "close" and self.rng.random() < 0.7:
+            self.tear()
+        self.reboot()
+
     # ---- judging ----------------------------------------------------------------------------------------------
 
     def ledger(self) -> Ledger:
@@ -309,6 +318,7 @@ def fresh(stage: Stage, fail: str) -> bool:
     """The victim makes the log; others come when it is dead."""
     if not stage.dies(stage.child(play, stage.rng.getrandbits(32), 1, SEGLOG_FAIL=fail)):
         return False
+    stage.recoveries += 1  # if it did not come to the end of making it
     stage.aftermath()
     return True
 
@@ -333,7 +343,7 @@ def recovery(stage: Stage, fail: str) -> bool:
     at_end = stage.rng.choice(["kill", "sync", "close"])
     sizes = stage.sizes(stage.rng.choice([0, 1, 6]))
     stage.child(begin, sizes, at_end).wait()
-    stage.reboot_torn(at_end)
+    stage.power_cut(at_end)
     died = 0
     for _ in range(3):
         if not stage.dies(stage.child(play, stage.rng.getrandbits(32), 1, SEGLOG_FAIL=fail)):
@@ -389,31 +399,21 @@ def stopped(stage: Stage, fail: str) -> bool:
     """The victim is stopped instead, for a while: nobody takes its place, nobody waits longer than told, nothing is lost."""
     other = stage.servant()
     other.ask(append, stage.sizes())
+    if fail.startswith("repair."):
+        stage.dies(stage.child(play, stage.rng.getrandbits(32), 1, SEGLOG_FAIL="place.published:1"))
     victim = stage.child(play, stage.rng.getrandbits(32), 2, SEGLOG_FAIL=fail + ":stop")
     if not victim.wait_stopped(30.0):
         victim.answer(5.0)
         return False
     locked, syncing = stage.word(LOCK), stage.word(SYNC_LOCK)
     path, number, journal, fsync, write = stage.part()
-    patience = 0.3
-    waiter = Servant(Hurried, path, number, journal, fsync, write, patience)
+    waiter = Servant(Hurried, path, number, journal, fsync, write, PATIENCE)
     stage.actors.append(waiter)
-    for verb, arguments, held in (
-        (append, [20], locked or (syncing and fsync == "always")),
-        (sync, None, locked or syncing),
-    ):
-        kind, what = waiter.try_(verb, *([arguments] if arguments else []), timeout=patience + 5.0)
-        if not held:
-            if kind != "ok":
-                raise Wrong("refused", f"{verb.__name__}, though nobody held a lock: {what[2]}")
-        elif fsync == "never" and verb is sync and not locked:
-            pass
-        elif kind != "raised" or what[0] != "LockTimeout":
-            raise Wrong("displaced", f"{verb.__name__} beside a stopped holder: {kind} {what}")
-        elif what[1].get("pid") != victim.pid:
-            raise Wrong("unnamed", f"the holder is {victim.pid}; the error names {what[1]}")
-        elif waiter.took > patience + A_SECOND:
-            raise Wrong("late", f"the error came after {waiter.took:.1f} s, not {patience} s")
+    asked = waiter.try_(append, [20], timeout=PATIENCE + 5.0)
+    must_wait(asked, waiter, victim, bool(locked or (syncing and fsync == "always")))
+    asked = waiter.try_(sync, timeout=PATIENCE + 5.0)
+    if asked[0] != "ok" or not locked:  # all may be durable already; then nobody needs a lock
+        must_wait(asked, waiter, victim, bool(locked or syncing))
     if locked and stage.word(LOCK) != locked:
         raise Wrong("displaced", "the lock of a stopped process changed hands")
     victim.kill(signal.SIGCONT)
@@ -427,6 +427,19 @@ def stopped(stage: Stage, fail: str) -> bool:
     return True
 
 
+def must_wait(asked: tuple[str, Any], waiter: Servant, victim: Child, held: bool) -> None:
+    kind, what = asked
+    if not held:
+        if kind != "ok":
+            raise Wrong("refused", f"though nobody held a lock: {what[2]}")
+    elif kind != "raised" or what[0] != "LockTimeout":
+        raise Wrong("displaced", f"beside a stopped holder: {kind} {what}")
+    elif what[1].get("pid") != victim.pid:
+        raise Wrong("unnamed", f"the holder is {victim.pid}; the error names {what[1]}")
+    elif waiter.took > PATIENCE + A_SECOND:
+        raise Wrong("late", f"the error came after {waiter.took:.1f} s, not {PATIENCE} s")
+
+
 class Hurried(Player):
     """A player that does not wait long for a lock."""
 
@@ -437,14 +450,14 @@ class Hurried(Player):
 def stopped_opener(stage: Stage, fail: str) -> bool:
     """The victim is stopped while it recovers: others that open wait as long as told; when it is killed they go on at once."""
     stage.child(begin, stage.sizes(4), "kill").wait()
-    stage.reboot_torn("kill")
+    stage.power_cut("kill")
     victim = stage.child(play, stage.rng.getrandbits(32), 1, SEGLOG_FAIL=fail + ":stop")
     if not victim.wait_stopped(30.0):
         victim.answer(5.0)
         return False
-    hurried = Child(try_to_open, stage.log, stage.fsync, stage.write, 0.3)
+    hurried = Child(try_to_open, stage.log, stage.fsync, stage.write, PATIENCE)
     stage.actors.append(hurried)
-    what = hurried.answer(0.3 + 5.0)
+    what = hurried.answer(PATIENCE + 5.0)
     if what != "DirectoryInUse":
         raise Wrong("displaced", f"opened beside a stopped opener: {what}")
     patient = stage.servant()  # asks for the lock now
@@ -465,19 +478,9 @@ def stopped_opener(stage: Stage, fail: str) -> bool:
 def try_to_open(path: str, fsync: str, write: str, patience: float) -> str:
     try:
         opened(path, fsync, write, lock_timeout=patience)
-    except OSError as error:
+    except SeglogError as error:
         return type(error).__name__
     return "opened"
-
-
-def torn(stage: Stage, at_end: str) -> None:
-    stage.all_leave()
-    if at_end != "close" and stage.rng.random() < 0.7:
-        stage.tear()
-    stage.reboot()
-
-
-Stage.reboot_torn = torn  # type: ignore[attr-defined]
 
 
 # ---- one failpoint ---------------------------------------------------------------------------------------------------

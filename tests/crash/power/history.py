@@ -30,6 +30,7 @@ class Shim:
         self._say.argtypes, self._say.restype = [ctypes.c_char_p, ctypes.c_size_t], ctypes.c_uint64
         self._log.argtypes, self._log.restype = [ctypes.POINTER(ctypes.c_size_t)], ctypes.c_void_p
         self._end, self._boot, self._options = lib.power_end, lib.power_boot, lib.power_options
+        self._settle = lib.power_settle
         self._boot.argtypes = [ctypes.c_char_p]
 
     def begin(self, root: str, options: int = 0) -> None:
@@ -48,7 +49,8 @@ class Shim:
         return History(ctypes.string_at(at, size.value), self._first)
 
     def boot(self, name: str) -> None:
-        """From now on this is another boot."""
+        """From now on this is another boot, which finds on the disk all that is in the files."""
+        self._settle()
         self._boot(name.encode())
 
 
@@ -183,7 +185,7 @@ class History:
         low = max(self.first, after)
         kind = rng.choice([None, None, BEGIN, END, NAME, NAME, SAY])
         times = self.kinds[kind] if kind else []
-        start = bisect_left(times, low)
-        if start < len(times):
-            return max(low, min(self.last, rng.choice(times[start:]) + rng.choice([-1, 0, 0, 0, 1])))
+        start, stop = bisect_left(times, low), bisect_right(times, self.last)
+        if start < stop:
+            return max(low, min(self.last, times[rng.randrange(start, stop)] + rng.choice([-1, 0, 0, 0, 1])))
         return rng.randint(low, self.last)

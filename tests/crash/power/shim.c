@@ -10,6 +10,7 @@
  *
  *     power_begin(root)      start anew: all that is there now counts as synced; returns the last sequence number of that
  *     power_say(text, size)  a note of the program, in order with everything else; returns its sequence number
+ *     power_settle()         all that is there now is on the disk: as after a boot
  *     power_end()            stop
  *     power_log(&size)       where the records are
  *     power_boot(id)         what /proc/sys/kernel/random/boot_id says from now on
@@ -319,6 +320,19 @@ uint64_t power_begin(const char *root) {
     first = S->sequence;
     unlock();
     return first;
+}
+
+void power_settle(void) {
+    uint32_t i;
+    if (!S->active) return;
+    lock();
+    compare_all();
+    for (i = 1; i <= S->objects; i++)
+        if (S->object[i].live) {
+            uint64_t begun = note(BEGIN, i, 0, 0, 0)->sequence;
+            note(END, i, 0, begun, 0);
+        }
+    unlock();
 }
 
 void power_end(void) {

@@ -2,7 +2,7 @@
 
     ["open", fsync] ["opened", next, durable, epoch]            ["durable", offset]           a durable offset that anybody saw
     ["write", op, [id, size] ...] ["wrote", op, offsets ...]    ["trim", before] ["trimmed", before, fsync]
-    ["close", fsync, next] ["closed", fsync, next]              ["looked", [id ...]]          what recovery had left
+    ["close", fsync, next] ["closed", fsync, next]              ["looked", first, [id ...]]   what recovery had left
 
 A record's payload says who it is: its id, its size and a hash come first, so that whatever is read can be judged alone.
 """
@@ -21,6 +21,7 @@ import xxhash
 IDENTITY = struct.Struct("<QQ")
 POOL = random.Random(0).randbytes(1 << 18)
 SMALL = 65_536
+URANDOM = os.urandom
 LEVELS = ("never", "interval", "always")
 
 
@@ -230,6 +231,7 @@ def in_processes(tasks: list[Callable[[], None]]) -> None:
         pid = os.fork()
         if pid == 0:
             try:
+                os.urandom = URANDOM  # not the same salts in all of them
                 task()
                 os._exit(0)
             except BaseException:
