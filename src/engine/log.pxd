@@ -36,6 +36,7 @@ cdef class Log(Tail):
     cdef int64_t first_at(
         self, Segment segment, int64_t position, int64_t expected, int64_t first, int64_t end, int64_t wanted) except? -2
     cdef bytes expand_blobs(self, const FrameHeader *h, Segment segment, int64_t position)
+    cdef bint sealed_beyond(self, int64_t base, int64_t offset) except -1
     cdef bint set_aside(self, int64_t base, int64_t start, int64_t stop) except -1
     cdef int note(self, object loss) except -1
     cdef Batch collect(self, int64_t offset, int64_t stop, int64_t max_records, int64_t max_bytes)

@@ -431,7 +431,7 @@ cdef class Log(Tail):
                     path=os.path.join(self.path, segment_name(bases[i])), offset=offset,
                     resume_offset=bases[i + 1] if i + 1 < len(bases) else stop) from None
             except CorruptSegment as error:
-                if getattr(error, "misplaced", False) and i > 0:
+                if i > 0 and (getattr(error, "misplaced", False) or self.sealed_beyond(bases[i - 1], bases[i])):
                     # A file under a name that is not its own is not part of the log. What lies there is the business of the
                     # segment before: its records, or a hole that is told there.
                     self.bases = [b for b in bases if b != bases[i]]
@@ -545,6 +545,14 @@ cdef class Log(Tail):
                 return batch
             offset = max(offset, expected)
         return None
+
+    cdef bint sealed_beyond(self, int64_t base, int64_t offset) except -1:
+        """Whether the segment at `base` was sealed with an end behind `offset`: then no segment of the log starts there."""
+        cdef Mark mark
+        try:
+            return self.segment(base).read_mark(&mark) and mark.flags & MARK_SEALED and mark.end_offset > offset
+        except (CorruptSegment, FileNotFoundError):
+            return False
 
     cdef bint set_aside(self, int64_t base, int64_t start, int64_t stop) except -1:
         """Whether a read passes over this damage: by recover="skip", or because the doctor was told to set it aside."""

@@ -70,6 +70,9 @@ cdef tuple recover(
         file = os.path.join(path, segment_name(bases[-1]))
         try:
             last = open_segment(file, True, by_pwrite)
+            if len(bases) > 1 and belongs_elsewhere(path, bases[-2], last):
+                last = None
+                raise CorruptSegment(f"{file} belongs to another partition. Nothing was deleted.", path=file)
             break
         except CorruptSegment as error:
             losses.append(Loss("corrupt", file, 0, bases[-1], -1, os.path.getsize(file), str(error)))
@@ -141,7 +144,9 @@ cdef tuple recover(
             if base >= rewrite_from:
                 rewrite_file(os.path.join(path, segment_name(base)))
     losses.extend(missing_segments(path, bases, start))
-    if bases and start < bases[0] and last is not None and not unsynced:
+    if known and not bases and last is None and w.next_offset > max(w.first_offset, 0):
+        losses.append(Loss("missing", path, 0, w.first_offset, w.next_offset, 0, "all segment files are gone"))
+    if bases and last is not None and not unsynced and start < start_of(path, bases[0]):
         losses.append(Loss("missing", path, 0, start, bases[0], 0, "the first segment files are gone"))
     if clean:
         fresh = last
@@ -232,6 +237,26 @@ cdef int settle(
     if rc:
         raise os_error(rc, "cannot repair the tail of", last.path)
     return 0
+
+
+cdef bint belongs_elsewhere(str directory, int64_t base, Segment last) except -1:
+    """Whether the segment before has another partition's id: the two cannot both be of this log, and it was here first."""
+    cdef Segment before
+    try:
+        before = open_segment(os.path.join(directory, segment_name(base)), False, False)
+    except (CorruptSegment, FileNotFoundError):
+        return False
+    return before.header.partition_id != last.header.partition_id
+
+
+cdef int64_t start_of(str directory, int64_t base) except? -1:
+    """Where the log must have started for the segment at `base` to be its first: one that replaced an empty one says so."""
+    cdef Segment first
+    try:
+        first = open_segment(os.path.join(directory, segment_name(base)), False, False)
+    except (CorruptSegment, FileNotFoundError):
+        return base
+    return min(base, first.header.previous_end)
 
 
 cdef list missing_segments(str directory, list bases, int64_t start):

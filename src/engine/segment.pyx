@@ -42,6 +42,8 @@ cdef enum:
     HEADER_HASHED = sizeof(SegmentHeader) - 8
     MARK_HASHED = sizeof(Mark) - 8
 
+cdef int64_t SEGMENT_BYTES_LIMIT = <int64_t>1 << 32     # an index holds positions in 32 bits
+
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
@@ -67,7 +69,13 @@ cdef bint is_segment_name(str name):
 
 cdef list list_bases(str path):
     """The base offsets of the segment files in a directory, in order. Other files are not ours to judge."""
-    return sorted([int(name[:20]) for name in os.listdir(path) if is_segment_name(name)])
+    cdef list bases = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if is_segment_name(entry.name) and entry.is_file():
+                bases.append(int(entry.name[:20]))
+    bases.sort()
+    return bases
 
 
 def sync_directory(str path):
@@ -276,6 +284,11 @@ cdef Segment open_segment(str path, bint writable, bint by_pwrite):
             raise CorruptSegment(
                 f"{path} says that it starts with offset {header.base_offset:,}: it is another segment's file under this name. "
                 "Nothing was deleted.", path=path, offset=-1, resume_offset=-1, misplaced=True,
+            )
+        if not SEGMENT_HEADER <= header.capacity <= SEGMENT_BYTES_LIMIT:
+            raise CorruptSegment(
+                f"{path} says that it has {header.capacity:,} bytes, which no segment has.",
+                path=path, offset=header.base_offset, resume_offset=-1,
             )
         if s.size < SEGMENT_HEADER:
             raise CorruptSegment(

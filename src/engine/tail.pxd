@@ -37,6 +37,7 @@ cdef class Tail:
     cdef uint64_t salt
     cdef bint stores                # through the map; False: by pwrite
 
+    cdef bint opens(self, int64_t base) except -1
     cdef int64_t now(self) except? -1
     cdef int check_state(self) except -1
     cdef int fail(self, int code, str path) except -1

@@ -36,7 +36,7 @@ from seglog.engine.segment cimport Segment, create_segment, is_segment_name, lis
 from seglog.engine.shared cimport Shared
 
 from seglog.engine.errors import (
-    ClosedError, LockTimeout, OffsetOutOfRange, PartitionFailed, SeglogError, StoreFull, TopicNotFound, os_error,
+    ClosedError, CorruptSegment, LockTimeout, OffsetOutOfRange, PartitionFailed, SeglogError, StoreFull, TopicNotFound, os_error,
 )
 from seglog.engine.liveness import file_lock
 from seglog.engine.losses import read_losses
@@ -147,10 +147,7 @@ cdef class Tail:
                 # `known`: words of this boot, so what they say happened. `ours`: of this very file, not of a copy.
                 known = w.magic == SHARED_MAGIC and w.version == SHARED_VERSION and w.boot == self.boot
                 ours = known and w.device == <uint64_t>status.st_dev and w.inode == <uint64_t>status.st_ino
-                if not (
-                    ours and w.state == SHARED_READY
-                    and os.path.exists(os.path.join(self.path, segment_name(w.active_base)))
-                ):
+                if not (ours and w.state == SHARED_READY and self.opens(w.active_base)):
                     if ours:
                         # Others may have these words mapped (a failed sync): not while they are in the middle of an append.
                         shared.lock()
@@ -170,6 +167,14 @@ cdef class Tail:
             raise os_error(-error.errno, "cannot open", error.filename or self.path) from error
         finally:
             os.close(fd)
+
+    cdef bint opens(self, int64_t base) except -1:
+        """Whether the segment that the words call active is there and sound; otherwise they are of no use."""
+        try:
+            open_segment(os.path.join(self.path, segment_name(base)), False, False)
+        except (CorruptSegment, FileNotFoundError):
+            return False
+        return True
 
     # ---- the shared state --------------------------------------------------------------------------------------
 
@@ -334,6 +339,9 @@ cdef class Tail:
             self.index.header.boot = self.boot
             platform.failpoint("clean.cleared")
             platform.and_u32(&w.attention, ~<uint32_t>ATTENTION_CLEAN)
+        if not SEGMENT_HEADER <= w.tail_position <= self.capacity:
+            self.repair()           # somebody else wrote over the words
+            self.open_active()
         if w.tail_position + size > self.capacity or w.next_offset + count > self.reserved_offset:
             self.roll(size, count)
         if self.stores and size < LARGE and w.tail_position + size > self.populated:
@@ -480,7 +488,7 @@ cdef class Tail:
         cdef char *at
         cdef int rc
         if platform.load_u32(&w.attention) or w.active_salt != self.salt or position + size > self.capacity \
-                or offset + h.count > self.reserved_offset:
+                or position < SEGMENT_HEADER or offset + h.count > self.reserved_offset:
             return -1
         h.base_offset = offset
         h.epoch = w.epoch

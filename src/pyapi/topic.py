@@ -233,7 +233,7 @@ class Topic(Partitions):
         stops = [log.next_offset for log in logs]
         starts = [start_of_last(count, log, stop) for log, stop in zip(logs, stops, strict=True)]
         if len(logs) == 1:
-            return list(logs[0].records(starts[0], stops[0])) if count else []
+            return list(logs[0].records(starts[0], stops[0]))
         return list(deque(self.merged(starts, stops), maxlen=count))
 
     def tail(
