@@ -11,10 +11,12 @@ import gc
 import os
 import shutil
 import statistics
+import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import cycle, islice
+from typing import BinaryIO
 
 import seglog
 from machine import Figure, free_gib, one_core, progress
@@ -107,28 +109,47 @@ def of_topics(count: int, directory: str) -> tuple[list[Figure], list[list[float
             if i % 50 == 0:
                 progress(f"growth: topic {i:,} of {count:,}")
             topics.append(store.topic(f"topic-{i}"))
-        sends = [topic.send for topic in topics]
-        times = in_turns([to_one(one.send), to_one(topics[-1].send), to_all([one.send]), to_all(sends)], SENDS)
-    for name in ("one", "many"):
+        os.mkdir(os.path.join(directory, "files"))
+        files = [stack.enter_context(open(os.path.join(directory, "files", str(i)), "wb")) for i in range(count)]
+        times = in_turns(
+            [
+                to_one(one.send), to_one(topics[-1].send), to_all([one.send]), to_all([topic.send for topic in topics]),
+                to_all([write_prefixed(files[0])]), to_all([write_prefixed(file) for file in files]),
+            ],
+            SENDS,
+        )
+    for name in ("one", "many", "files"):
         shutil.rmtree(os.path.join(directory, name))
     figures = compared("send to a topic", "the only one", f"one of {count:,}", times[:2], 1.25)
-    # Each topic has its own lines in the caches and its own page in the address space: this is what those misses cost.
-    figures += compared("send to each in turn", "of 1", f"of {count:,}", times[2:], None)
+    # Each topic has its own lines in the caches and its own pages in the address space, as each file has: this is what
+    # those misses cost, and what they cost a program that writes files.
+    figures += compared("send to each in turn", "of 1", f"of {count:,}", times[2:4], None)
+    figures += compared("Python file.write to each in turn", "of 1", f"of {count:,}", times[4:], None)
     return figures, times
 
 
+def write_prefixed(file: BinaryIO) -> Send:
+    write, pack = file.write, struct.Struct("<I").pack
+
+    def send(value: bytes) -> None:
+        write(pack(len(value)))
+        write(value)
+
+    return send
+
+
 def allow_files(count: int) -> int:
-    """Raise the limit of open files as far as it goes; how many topics fit (each active one keeps up to 6)."""
+    """Raise the limit of open files as far as it goes; how many topics fit (each active one keeps up to 6, and one plain file)."""
     try:
         import resource
     except ImportError:
         return count
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count * 6 + 200
+    wanted = count * 7 + 200
     if hard == resource.RLIM_INFINITY or hard > soft:
         soft = wanted if hard == resource.RLIM_INFINITY else min(hard, max(wanted, soft))
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return min(count, (soft - 200) // 6)
+    return min(count, (soft - 200) // 7)
 
 
 def measure(args: argparse.Namespace, directory: str) -> tuple[list[tuple[str, list[Figure]]], dict[str, object]]:

@@ -308,8 +308,8 @@ cdef class Log(Tail):
             following = self.segment(bases[i + 1])
             return following.header.previous_end
         except CorruptSegment:
-            following = self.segment(bases[i])
-            if following.read_mark(&mark) and mark.flags & MARK_SEALED:
+            if self.sealed_beyond(bases[i], -1):
+                self.segment(bases[i]).read_mark(&mark)
                 return mark.end_offset
             return bases[i + 1]
 
@@ -727,8 +727,9 @@ cdef class Log(Tail):
                     following = (<const FrameHeader *>scan.need(found, FRAME_HEADER)).base_offset
                     if following >= end:
                         found, following = -1, end
-                losses.append(Loss("corrupt", path, scan.position, scan.offset, following,
-                                   (found if found >= 0 else segment.size) - scan.position, why(code)))
+                if following > self.first_offset:       # else a trimmed file whose unlink was not on disk
+                    losses.append(Loss("corrupt", path, scan.position, scan.offset, following,
+                                       (found if found >= 0 else segment.size) - scan.position, why(code)))
                 if found < 0:
                     break
                 scan.position, scan.offset = found, following

@@ -272,6 +272,10 @@ cdef list missing_segments(str directory, list bases, int64_t start):
             continue
         except CorruptSegment as error:
             losses.append(Loss("corrupt", path, 0, base, -1, os.path.getsize(path), str(error)))
+            if previous is not None and previous.read_mark(&mark) and mark.flags & MARK_SEALED and mark.end_offset < base \
+                    and base > start:
+                losses.append(Loss("missing", previous.path, mark.end_position, max(start, mark.end_offset), base, 0,
+                                   "segment files between this one and the next are gone"))
             previous = None
             continue
         if previous is not None and previous.read_mark(&mark) and mark.flags & MARK_SEALED \

@@ -27,6 +27,7 @@ cdef class Survivors:               # every sound frame of a damaged segment, by
     cdef int64_t count, room
     cdef readonly int64_t stop      # frames from this offset on were not looked at
 
+    cdef int add(self, int64_t offset, int64_t position) except -1
     cdef int64_t find(self, int64_t offset_min, int64_t offset_max, int64_t *position) noexcept nogil
 
 
@@ -35,6 +36,8 @@ cdef class Scanner:                 # frames of a file, by pread
     cdef int fd
     cdef uint64_t salt
     cdef int64_t size
+    cdef int64_t base_offset
+    cdef Survivors survivors        # once damage was met
     cdef char *buffer
     cdef int64_t buffered, held, room
     cdef readonly int64_t position  # of the next frame

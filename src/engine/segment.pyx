@@ -19,6 +19,7 @@ import contextlib
 import errno
 import os
 
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
@@ -327,6 +328,18 @@ cdef class Survivors:
     def __dealloc__(self):
         PyMem_RawFree(self.rows)
 
+    cdef int add(self, int64_t offset, int64_t position) except -1:
+        cdef int64_t *grown
+        if self.count == self.room:
+            self.room = max(<int64_t>1024, 2 * self.room)
+            grown = <int64_t *>PyMem_RawRealloc(self.rows, 16 * self.room)
+            if grown == NULL:
+                raise MemoryError()
+            self.rows = grown
+        self.rows[2 * self.count], self.rows[2 * self.count + 1] = offset, position
+        self.count += 1
+        return 0
+
     cdef int64_t find(self, int64_t offset_min, int64_t offset_max, int64_t *position) noexcept nogil:
         """The lowest offset in the range at which a sound frame starts, and where that is; -1 for none."""
         cdef int64_t low = 0, high = self.count, middle
@@ -345,21 +358,13 @@ cdef class Survivors:
 cdef Survivors find_survivors(Segment segment, int64_t stop):
     cdef Survivors s = Survivors.__new__(Survivors)
     cdef int64_t position = SEGMENT_HEADER
-    cdef int64_t *grown
     cdef const FrameHeader *h
     s.stop = stop
     while position + FRAME_HEADER <= segment.size:
         h = <const FrameHeader *>(segment.data + position)
         if h.magic == FRAME_MAGIC and frame_check(segment.data + position, segment.size - position, segment.salt) == FRAME_OK \
                 and segment.base_offset <= h.base_offset < stop:
-            if s.count == s.room:
-                s.room = max(<int64_t>1024, 2 * s.room)
-                grown = <int64_t *>PyMem_RawRealloc(s.rows, 16 * s.room)
-                if grown == NULL:
-                    raise MemoryError()
-                s.rows = grown
-            s.rows[2 * s.count], s.rows[2 * s.count + 1] = h.base_offset, position
-            s.count += 1
+            s.add(h.base_offset, position)
         # Not by the frame's length: what it covers may have been written over.
         position += 8
     with nogil:
@@ -462,6 +467,7 @@ cdef class Scanner:
         self.path = segment.path
         self.salt = segment.salt
         self.size = segment.size
+        self.base_offset = segment.base_offset
         self.position, self.offset = position, offset
         self.epoch = 0
         self.max_timestamp = LOWEST
@@ -476,6 +482,56 @@ cdef class Scanner:
         """What is wrong with the frame at `position`, as the end of a sentence; None when nothing is, and on to the next."""
         cdef int code = self.step()
         return None if code == FRAME_OK else why(code)
+
+    def run(self, int64_t stop):
+        """`check` in C, frame after frame, up to offset `stop`: what is wrong with the first one that is not sound, or None.
+
+        Raises UnsupportedFormat at a frame of a newer kind, which is no damage. Ctrl-C works.
+        """
+        cdef int code = FRAME_OK
+        cdef int64_t heard = self.position
+        while code == FRAME_OK and self.offset < stop:
+            code = self.step()
+            if self.position - heard >= 1 << 24:
+                heard = self.position
+                PyErr_CheckSignals()
+        if code == FRAME_UNKNOWN:
+            raise UnsupportedFormat(
+                f"{self.path} holds a frame at {self.position:,} of a kind that this version does not know. Nothing was "
+                "changed; use a newer seglog.", path=self.path, found=-1, supported=1)
+        return None if code == FRAME_OK else why(code)
+
+    def resume(self, int64_t stop):
+        """Behind damage: go on where a reader does (docs/format.md, section 5), among the frames of offsets below `stop`, and
+        say whether that is anywhere. Offsets from the old `offset` up to the new one are lost.
+
+        The first call of a segment reads all of it, and keeps 16 bytes a frame.
+        """
+        cdef const char *at = self.need(self.position, FRAME_HEADER)
+        cdef const FrameHeader *h = <const FrameHeader *>at
+        cdef int64_t found = -1, position = SEGMENT_HEADER - 8, offset
+        cdef Survivors s = self.survivors
+        if at != NULL and frame_check(at, self.size - self.position, self.salt) == FRAME_OK and h.base_offset == self.offset \
+                and next_offset_of(h) <= stop:
+            self.offset = next_offset_of(h)         # only the body is bad: the header still says how far it goes
+            self.position += frame_length(h)
+            return True
+        if s is None:
+            s = self.survivors = Survivors.__new__(Survivors)
+            while True:
+                PyErr_CheckSignals()
+                position = self.resync(position, self.base_offset)
+                if position < 0:
+                    break
+                s.add((<const FrameHeader *>self.need(position, FRAME_HEADER)).base_offset, position)
+            qsort(s.rows, s.count, 16, &by_offset)
+        offset = s.find(self.offset, stop, &found)
+        if offset == self.offset and found == self.position:
+            offset = s.find(self.offset + 1, stop, &found)
+        if offset < 0:
+            return False
+        self.offset, self.position = offset, found
+        return True
 
     def skip(self):
         """Go on at the next sound frame behind `position`, wherever it is; False when there is none."""
@@ -530,10 +586,13 @@ cdef class Scanner:
         if at == NULL:
             return FRAME_SHORT
         h = <const FrameHeader *>at
-        with nogil:
+        if length < 8192:           # letting go of the GIL takes longer than the hash
             code = body_check(h)
-            if code == FRAME_OK and h.codec == CODEC_NONE:
-                code = columns_parse(h, NULL, 0, &c)
+        else:
+            with nogil:
+                code = body_check(h)
+        if code == FRAME_OK and h.codec == CODEC_NONE:
+            code = columns_parse(h, NULL, 0, &c)
         if code != FRAME_OK:
             return code
         if h.base_offset != self.offset:

@@ -54,3 +54,4 @@ cdef class Tail:
     cdef int sync_to(self, int64_t target) except -1
     cdef int sync_now(self, bint after_death) except -1
     cdef int sync_older(self, int64_t base) except -1
+    cdef int sync_names(self) except -1

@@ -44,7 +44,7 @@ from seglog.engine.segment import segment_name, sync_directory
 
 cdef enum:
     # From this frame size on, pwrite beats stores into pages that are new to this process: a store takes a fault per
-    # page, pwrite does not. Measured in bench/test_engine.py.
+    # page, pwrite does not. `bench/ratios.py` shows both sides.
     LARGE = 32768
     SMALL_ONES = 8                  # in a row, before pages are populated for more of them
     POPULATE_MIN = 65536
@@ -392,6 +392,15 @@ cdef class Tail:
                 os.close(fd)
             if rc:
                 self.fail(rc, path)
+        # And the names: such a roll does not sync the directory, not for `base` either.
+        return self.sync_names()
+
+    cdef int sync_names(self) except -1:
+        """Make the names of the segments durable; when that fails, nothing is."""
+        try:
+            sync_directory(self.path)
+        except OSError as error:
+            self.fail(-(error.errno or errno.EIO), self.path)
         return 0
 
     cdef int roll(self, int64_t size, int64_t count) except -1:
@@ -429,7 +438,7 @@ cdef class Tail:
         mark.flags = 0 if synced else MARK_UNSYNCED
         platform.failpoint("roll.synced")
         # With `never` the name may be lost as well: an old segment marked UNSYNCED tells recovery to go on far behind.
-        named = synced or not old.read_mark(&before) or not before.flags & MARK_UNSYNCED
+        named = synced or empty or not old.read_mark(&before) or not before.flags & MARK_UNSYNCED
         try:
             try:
                 fresh = create_segment(self.path, &header, &mark, self.by_pwrite, named)
@@ -503,7 +512,7 @@ cdef class Tail:
             rc = self.write_large(h, body, position)
             if rc:
                 return rc - 1
-            self.small_ones += 1
+            self.small_ones = self.small_ones + 1
         else:
             if position + size > self.populated:
                 return -1
@@ -720,6 +729,13 @@ cdef class Tail:
             if rc:
                 self.fail(rc, self.active.path)
             platform.failpoint("trim.marked")
+            if w.durable_base != w.active_base:
+                # Rolled without a sync: before the older files go, the ones that stay must be there by name and by header.
+                with nogil:
+                    rc = self.active.sync()
+                if rc:
+                    self.fail(rc, self.active.path)
+                self.sync_names()
             bases = [b for b in list_bases(self.path) if b <= w.active_base]
             for i, base in enumerate(bases[:-1]):
                 if bases[i + 1] > start:

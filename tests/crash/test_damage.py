@@ -736,41 +736,46 @@ def harmless(path, segment_bytes=SMALL):
             verb()
 
 
+def ends_of_columns(n, flags):
+    """Where in a body each column of a frame ends."""
+    offsets, bitmap = -(-(4 * n + 4) // 8) * 8, -(-n // 64) * 8
+    sizes = [(flags & 1, 8 * n), (flags & 2, -(-n // 2) * 8), (flags & 4, offsets), (flags & 8, bitmap), (flags & 16, offsets),
+             (not flags & 32, offsets), (flags & 64, bitmap)]  # fmt: skip
+    return itertools.accumulate(size for there, size in sizes if there)
+
+
 def nonsense(whole, memory, case):
-    """One frame of a segment, with right hashes and wrong fields, columns, or both."""
+    """One frame of a segment, with right hashes and wrong columns, wrong fields, or both."""
     seed, reboot = case
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         path = whole.copy(Path(folder) / "log", reboot)
         segment = rng.randrange(3)
-        _, position, end, _, _ = rng.choice([frame for frame in whole.frames if frame[0] == whole.bases[segment]])
+        _, position, _, _, _ = rng.choice([frame for frame in whole.frames if frame[0] == whole.bases[segment]])
 
         def change(data):
+            n, flags = struct.unpack_from("<IH", data, position + 16)
             (body_length,) = struct.unpack_from("<I", data, position + 44)
             body = bytearray(data[position + HEADER : position + HEADER + body_length])
-            for _ in range(rng.randrange(0, 4)):
-                if len(body) >= 8:
-                    at = rng.randrange(0, min(len(body) - 7, 200)) & ~3
+            changes, style = {}, rng.choice(["columns", "flags", "fields", "both"])
+            if style == "flags":
+                changes["flags"] = rng.randrange(128)
+            elif style != "columns":
+                for name in rng.sample(sorted(FIELDS), rng.randrange(1, 4)):
+                    bits = struct.calcsize("<" + FIELDS[name][1]) * 8 - (FIELDS[name][1] == "q")
+                    changes[name] = rng.choice(
+                        [0, 1, 2, 1 << bits - 1, (1 << bits) - 1, rng.randrange(1 << bits), rng.randrange(128)]
+                    )
+            for _ in range(rng.randrange(1, 3) if style in ("columns", "both") else 0):
+                places = [
+                    end - back for end in ends_of_columns(n, flags) for back in (4, 8) if back <= end <= len(body)
+                ]
+                if len(body) >= 4:
+                    places += [rng.randrange(0, min(len(body) - 3, 300)) & ~3 for _ in range(1 + len(places) // 2)]
                     number = rng.choice(
                         [0, 1, 2**31 - 1, 2**32 - 1, 2**31, len(body), len(body) + 1, rng.randrange(2**32)]
                     )
-                    struct.pack_into("<I", body, at, number)
-            changes = {}
-            for name in rng.sample(sorted(FIELDS), rng.randrange(0, 4)):
-                bits = struct.calcsize("<" + FIELDS[name][1]) * 8 - (FIELDS[name][1] == "q")
-                changes[name] = rng.choice(
-                    [0, 1, 2, 3, 1 << bits - 1, (1 << bits) - 1, rng.randrange(1 << bits), rng.randrange(128)]
-                )
-            if rng.random() < 0.8:  # past the first checks
-                changes |= {
-                    "magic": struct.unpack_from("<I", data, position)[0],
-                    "length": end - position,
-                    "body_length": body_length,
-                }
-                changes["offset"] = struct.unpack_from("<q", data, position + 8)[0]
-                changes["flags"] = rng.randrange(128)
-            if changes.get("codec", 0) > 2 and rng.random() < 0.9:
-                changes["codec"] = rng.randrange(3)
+                    struct.pack_into("<I", body, rng.choice(places), number)
             reseal(data, position, bytes(body), **changes)
 
         edit(path, whole.files[segment], change)

@@ -7,15 +7,12 @@ SEGLOG_LONG=1 kills a thousand times and more.
 import functools
 import os
 import random
-import re
 import select
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 from pathlib import Path
 
@@ -278,100 +275,6 @@ def test_a_process_stopped_for_a_while_is_not_taken_for_dead(memory, write, rng)
     for child in children:
         model.add(child.kill())
     model.check(path, write)
-
-
-# -- killed at each place where something is half done -------------------------------------------------------------
-
-SOURCES = Path(__file__).parents[2] / "src" / "engine"
-POINTS = [
-    "clean.cleared", "close.raised", "close.marked", "create.written", "create.named", "place.header",
-    "place.stored", "place.indexed", "place.published", "place.moved", "recover.begin", "recover.scanned",
-    "recover.settled", "recover.made", "recover.words", "recover.filled", "repair.walked", "roll.synced",
-    "roll.made", "roll.switching", "roll.switched", "roll.sealing", "roll.sealed", "settle.zeroed",
-    "sync.begin", "sync.done", "trim.begin", "trim.marked", "trim.removed",
-]  # fmt: skip
-
-WORK = textwrap.dedent("""
-    import os, sys
-    from pathlib import Path
-    from seglog.engine.log import Log
-    path, write, fsync, said = sys.argv[1:]
-    say = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    log = Log(path, write=write, fsync=fsync, segment_bytes=65536)
-    for round in range(3):
-        for i in range(60):
-            offset = log.append(b"%d" % i + bytes(2500))
-            os.write(say, b"a%d\\n" % offset)
-            if i % 20 == 7:
-                log.sync()
-                os.write(say, b"s%d\\n" % log.durable_offset)
-            if i % 20 == 15:
-                os.write(say, b"t%d\\n" % (offset // 2))
-                log.trim(offset // 2)
-        log.close()
-        log = Log(path, write=write, fsync=fsync, segment_bytes=65536)
-""")
-has_failpoints = os.environ.get("SEGLOG_BUILD", "release") in ("debug", "asan", "trace")
-
-
-@pytest.mark.skipif(not SOURCES.is_dir(), reason="reads the sources")
-def test_every_failpoint_of_the_sources_is_tried_here():
-    found = set()
-    for source in SOURCES.glob("*.pyx"):
-        found |= set(re.findall(r'failpoint\("([^"]+)"\)', source.read_text(encoding="utf-8")))
-    assert found == set(POINTS)
-
-
-@pytest.mark.skipif(not has_failpoints, reason="failpoints are in the debug build: make debug")
-@pytest.mark.parametrize("fsync", ["interval", "never", "always"])
-@pytest.mark.parametrize("point", POINTS)
-def test_killed_at_a_failpoint_nothing_acknowledged_is_lost(tmp_path, point, fsync, rng):
-    """The survivor, another process that had the log open all along, goes on; and so does one after a reboot."""
-    for write in ("map", "pwrite"):
-        for n in (1, 2, 5):
-            path, said = tmp_path / f"{write}{n}", tmp_path / f"{write}{n}.said"
-            survivor = Log(path, write=write, fsync=fsync, segment_bytes=SMALL)
-            if point.startswith(("recover.", "settle.", "repair.")):
-                for i in range(30):
-                    survivor.append(b"%d" % i + bytes(2500))
-                survivor = None
-                for name in ("shm", "tail.shm"):
-                    (path / name).unlink()
-            environment = os.environ | {"SEGLOG_FAIL": f"{point}:{n}"}
-            run = subprocess.run(
-                [sys.executable, "-c", WORK, str(path), write, fsync, str(said)],
-                env=environment,
-                capture_output=True,
-                text=True,
-            )
-            assert run.returncode in (0, -signal.SIGKILL), run.stderr
-            words = said.read_text().split() if said.exists() else []
-            acknowledged = [int(word[1:]) for word in words if word[0] == "a"]
-            trimmed = max((int(word[1:]) for word in words if word[0] == "t"), default=0)
-            durable = max((int(word[1:]) for word in words if word[0] == "s"), default=0)
-            if survivor is not None:
-                check_after(survivor, acknowledged, trimmed)
-                assert survivor.append(b"s" + bytes(2500)) >= max(acknowledged, default=-1) + 1
-                survivor.sync()
-            survivor = None
-            with Log(path, write=write, fsync=fsync, segment_bytes=SMALL) as log:
-                check_after(log, acknowledged, trimmed)
-            for name in ("shm", "tail.shm"):
-                (path / name).unlink()
-            with Log(path, write=write, fsync=fsync, segment_bytes=SMALL) as log:
-                check_after(log, [offset for offset in acknowledged if offset < durable or fsync != "never"], trimmed)
-                assert log.append(b"new") > max(acknowledged, default=-1)
-                assert log.verify() == []
-
-
-def check_after(log, acknowledged, trimmed):
-    offsets = [record.offset for record in log.records()]
-    assert offsets == sorted(set(offsets))
-    assert log.first_offset <= max(trimmed, offsets[0] if offsets else log.next_offset)
-    assert [
-        offset for offset in acknowledged if offset >= max(trimmed, log.first_offset) and offset not in set(offsets)
-    ] == []
-    assert all(len(record.value) > 2000 or record.value == b"new" for record in log.records())
 
 
 # -- what a killed process leaves behind ---------------------------------------------------------------------------

@@ -39,7 +39,7 @@ FRAME_FLAGS = 127
 NONE, ZSTD, LZ4 = 0, 1, 2
 RAW_SIZE_MAX = 1 << 30
 NULL = 0xFFFFFFFF
-SEGMENT_NAME = re.compile(r"0[0-8][0-9]{18}\.log|[0-8][0-9]{19}\.log", re.ASCII)
+SEGMENT_NAME = re.compile(r"0[0-8][0-9]{18}\.log")
 
 
 class Refused(Exception):
@@ -401,12 +401,15 @@ class Log:
         self.above = files[last + 1 :]  # lost whole
         self.unsound += [Unsound("segment", s.path.name, 0, s.base, -1) for s in self.above]
         self.segments = [s for i, s in enumerate(files[: last + 1]) if not self.is_misplaced(i, s, files[last])]
+        self.listed = len(self.unsound)
         self.last = self.segments[-1] if self.segments else None
         self.end_position = self.end = self.first_offset = 0
         if self.last:
-            self.cut_short = self.last.S < self.last.header.capacity
+            self.cut_short = self.last.header.capacity > self.last.S
             self.end_position, self.end = self.last.end_of_last()
-            self.last.S = self.end_position  # what follows is no part of the log, whatever it looks like
+            self.last.S = min(
+                self.last.S, self.end_position
+            )  # what follows is no part of the log, whatever it looks like
             self.first_offset = max(self.segments[0].base, self.last.header.start_offset)
             if self.last.mark:
                 self.first_offset = max(self.first_offset, self.last.mark.start_offset)
@@ -449,6 +452,7 @@ class Log:
 
     def check(self) -> None:
         """Everything but the frames."""
+        del self.unsound[self.listed :]
         note = self.unsound.append
         for i, segment in enumerate(self.segments):
             name, after = segment.path.name, self.segments[i + 1 : i + 2]

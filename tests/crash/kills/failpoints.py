@@ -1,4 +1,6 @@
-"""Be killed, and be stopped, at each failpoint: `python -m tests.crash.kills.failpoints [points] --seed S --plays N`, on the debug build.
+"""Be killed, and be stopped, at each failpoint, on the debug build:
+
+    python -m tests.crash.kills.failpoints [points] --seed S --plays N
 
 One line per failpoint; the exit status is 1 when a promise was broken. A fresh process, for a failpoint is armed
 before the first one is passed.
@@ -16,7 +18,8 @@ import time
 from pathlib import Path
 
 from .children import stop_all
-from .scenes import failpoints, try_point
+from .ledger import WRITERS
+from .scenes import failpoints, has_failpoints, try_point
 
 
 def main() -> int:
@@ -25,11 +28,18 @@ def main() -> int:
     options.add_argument("--seed", type=lambda text: int(text, 0), default=secrets.randbits(32))
     options.add_argument("--plays", type=int, default=2, help="deaths at each point")
     options.add_argument("--arrivals", type=int, default=3, help="die at an arrival up to this one")
+    options.add_argument(
+        "--writer", choices=list(WRITERS), default="sound", help="a broken one, to see that it is caught"
+    )
     options.add_argument("--mode", choices=["kill", "stop", "both"], default="both")
     given = options.parse_args()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="seglog-failpoints-", dir=memory))
+    os.environ["SEGLOG_TEST_WRITER"] = given.writer
     print(f"seed {given.seed:#x}", flush=True)
+    if not has_failpoints(folder / "try"):
+        print("this engine has no failpoints: make build/debug/.built, and PYTHONPATH=build/debug/package")
+        return 2
     broken = 0
     for point in given.points or failpoints():
         for mode in ("kill", "stop") if given.mode == "both" else (given.mode,):

@@ -1,10 +1,10 @@
 """Ledger: what children did to a log, noted where it survives their death, and what must therefore be found in it.
 
-A *journal* is a mapped file of one child. A row is stored first and counted last, so whatever moment SIGKILL takes, the rows that are
-counted are whole; and it costs no system call, so a child spends its time in the log and not in telling of it.
+A *journal* is a mapped file of one child. A row is stored first and counted last, so whatever moment SIGKILL takes, the rows
+that are counted are whole; and it costs no system call, so a child spends its time in the log and not in telling of it.
 
-A writer notes what it is about to append (*intended*), and what the log then said (*acknowledged*, with the offset). Each value says who
-wrote it, as which of its records, and carries a hash of itself. So a reader can tell
+A writer notes what it is about to append (*intended*), and what the log then said (*acknowledged*, with the offset). Each
+value says who wrote it, as which of its records, and carries a hash of itself. So a reader can tell
 
     lost         acknowledged, and not there
     moved        acknowledged at one offset, found at another
@@ -19,6 +19,7 @@ An intended record that was not acknowledged may be there or not: its append nev
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import random
@@ -182,7 +183,7 @@ class Ledger:
         if log.findings:
             raise Wrong("damage", f"verify says {log.findings[:3]}")
         offsets = [record.offset for record in log.records]
-        if any(b <= a for a, b in zip(offsets, offsets[1:])):
+        if any(b <= a for a, b in itertools.pairwise(offsets)):
             raise Wrong("reordered", "offsets do not rise")
         if contiguous and offsets != list(range(log.first, log.next)):
             raise Wrong("hole", f"{len(offsets):,} records from {log.first:,} to {log.next:,}, in one boot")
@@ -248,3 +249,22 @@ class Writer:
         self.journal.note(TRIMMING, before)
         log.trim(before)
         self.journal.note(TRIMMED, before)
+
+
+class Eager(Writer):
+    """Broken on purpose: says that a record was appended before it was. What is judged with it must fail."""
+
+    def one(self, log, size: int) -> int:
+        number = self.take(1)
+        self.journal.note(ACKNOWLEDGED, number, 1, log.next_offset)
+        return log.append(value_of(self.writer, number, size), key_of(self.writer, number))
+
+
+class Forgetful(Writer):
+    """Broken on purpose: after an error, or a death, begins to count anew, so that two records are the same one."""
+
+    def __init__(self, writer: int, journal: Journal, number: int = 0) -> None:
+        super().__init__(1, journal, 0)
+
+
+WRITERS = {"sound": Writer, "eager": Eager, "forgetful": Forgetful}

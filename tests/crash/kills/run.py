@@ -1,9 +1,10 @@
 """Thousands of kills: `python -m tests.crash.kills.run --kills 10000 --seed S`, on the debug build.
 
 In each round a few processes share one log, each in a role: writer, roller, taker of the lock, reader, and one that opens and
-closes. They are killed at random moments and at random failpoints, one by one, and replaced; after each death a bystander has a
-second to append. Then all of them go, the log is judged in the same boot, the machine reboots (perhaps with a torn end), and
-recoverers are killed while they recover, until one may live. Judged, appended to, rebooted, judged again.
+closes. They are killed at random moments and at random failpoints, one by one, and replaced; after each death a bystander
+must be able to append (within a few seconds: the others are at work, and a machine has few cores). Then all of them go, the
+log is judged in the same boot, the machine reboots (perhaps with a torn end), and recoverers are killed while they recover,
+until one may live. Judged, appended to, rebooted, judged again.
 
 Exit status 1 and the directory left behind when a promise was broken.
 """
@@ -24,9 +25,9 @@ from pathlib import Path
 
 from seglog.engine.errors import OffsetOutOfRange
 
-from .children import Child, Died, Servant, stop_all
-from .ledger import Wrong, seen
-from .scenes import A_SECOND, FSYNC, WRITE, Player, Stage, append, failpoints, opened, play
+from .children import Child, Died, stop_all
+from .ledger import WRITERS, Wrong, seen
+from .scenes import FSYNC, WRITE, Player, Stage, append, failpoints, has_failpoints, opened, play
 
 Part = tuple[str, int, str, str, str]  # path, number, journal, fsync, write
 
@@ -106,7 +107,24 @@ def reader(path: str, number: int, journal: str, fsync: str, write: str, seed: i
             at += 1
 
 
+# Failpoints that a role comes by soon; one that stands nowhere here is tried in all roles.
+COMES_BY = {
+    "writer": ("place", "sync", "roll", "create", "repair"),
+    "roller": ("place", "roll", "create", "trim", "repair"),
+    "taker": ("place", "sync", "trim.begin", "trim.marked", "repair"),
+    "visitor": ("place", "close", "clean", "sync", "repair"),
+}
+SOMEWHERE = tuple({prefix for prefixes in COMES_BY.values() for prefix in prefixes} | {"recover", "settle", "trim"})
+
+CROWDED = 5.0  # seconds for an append beside others that never rest
 ROLES = {"writer": writer, "roller": roller, "taker": taker, "visitor": visitor, "reader": reader}
+
+
+def act(*part: object) -> None:
+    *rest, role, seed = part
+    ROLES[role](*rest, seed)  # type: ignore[index, operator]
+    while True:  # its journal is full
+        signal.pause()
 
 
 # ---- one round --------------------------------------------------------------------------------------------------------
@@ -124,11 +142,12 @@ class Round:
     def enter(self) -> tuple[str, Child, bool]:
         """A new process in some role; whether a failpoint waits for it."""
         role = self.rng.choice(["writer", "writer", "roller", "roller", "taker", "visitor", "reader"])
-        armed = bool(self.points) and role != "reader" and self.rng.random() < 0.6
+        armed = bool(self.points) and role != "reader" and self.rng.random() < 0.7
         environment = {}
         if armed:
-            environment["SEGLOG_FAIL"] = f"{self.rng.choice(self.points)}:{self.rng.choice([1, 1, 2, 3, 5, 10, 30])}"
-        return role, self.stage.child(ROLES[role], self.rng.getrandbits(32), **environment), armed
+            near = [p for p in self.points if p.startswith(COMES_BY[role]) or not p.startswith(SOMEWHERE)]
+            environment["SEGLOG_FAIL"] = f"{self.rng.choice(near)}:{self.rng.choice([1, 1, 1, 2, 3, 5, 20])}"
+        return role, self.stage.child(act, role, self.rng.getrandbits(32), **environment), armed
 
     def end(self, role: str, child: Child, armed: bool) -> None:
         """Let it die at its failpoint, or kill it. Raises when it failed by itself."""
@@ -156,7 +175,7 @@ class Round:
             self.end(role, child, armed)
             began = time.monotonic()
             try:
-                bystander.ask(append, [rng.choice([20, 500])], timeout=A_SECOND)
+                bystander.ask(append, [rng.choice([20, 500])], timeout=CROWDED)
             except Died as error:
                 raise Wrong("stands still", f"after the death of a {role}: {error}") from error
             stage.slowest = max(stage.slowest, time.monotonic() - began)
@@ -193,23 +212,17 @@ def close_and_open(player: Player) -> None:
     player.open()
 
 
-def has_failpoints(folder: Path) -> bool:
-    """Whether this engine was built with them."""
-    stage = Stage(folder, random.Random(0), "never", "map")
-    child = stage.child(play, 0, 1, SEGLOG_FAIL="place.published:1")
-    died = child.wait() == -signal.SIGKILL
-    stage.all_leave()
-    shutil.rmtree(folder)
-    return died
-
-
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--kills", type=int, default=10_000)
     options.add_argument("--seed", type=lambda text: int(text, 0), default=secrets.randbits(32))
     options.add_argument("--round", type=int, default=0, help="begin with this round of the seed")
     options.add_argument("--without-failpoints", action="store_true", help="random moments only; any build will do")
+    options.add_argument(
+        "--writer", choices=list(WRITERS), default="sound", help="a broken one, to see that it is caught"
+    )
     given = options.parse_args()
+    os.environ["SEGLOG_TEST_WRITER"] = given.writer
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="seglog-kills-", dir=memory))
     points: list[str] = []
@@ -224,8 +237,9 @@ def main() -> int:
 
     def tell() -> None:
         total, seconds = killed.total(), time.monotonic() - began
+        kinds = ", ".join(f"{n:,} {what}" for what, n in killed.most_common())
         print(
-            f"{total:,} killed in {number - given.round:,} rounds and {seconds:.0f} s ({', '.join(f'{n:,} {what}' for what, n in killed.most_common())}); "
+            f"{total:,} killed in {number - given.round:,} rounds and {seconds:.0f} s ({kinds}); "
             f"others stood still for {slowest * 1000:.0f} ms at most",
             flush=True,
         )
@@ -235,7 +249,8 @@ def main() -> int:
         try:
             round.play(8)
         except AssertionError as error:
-            print(f"BROKEN in round {number} of seed {given.seed:#x} (fsync {round.stage.fsync}, write {round.stage.write}): {error}")
+            settings = f"fsync {round.stage.fsync}, write {round.stage.write}"
+            print(f"BROKEN in round {number} of seed {given.seed:#x} ({settings}): {error}")
             print(f"left as it is: {round.stage.path}", flush=True)
             stop_all()
             killed += round.killed

@@ -1,7 +1,7 @@
 """Scenes: what processes do to a log when one of them is killed at a failpoint, and what is held against the ledger afterwards.
 
-A scene gets a `Stage` (a directory, settings, journals) and a failpoint; it returns whether the victim died there. What follows each
-death is the same for all of them (`Stage.aftermath`):
+A scene gets a `Stage` (a directory, settings, journals) and a failpoint; it returns whether the victim died there. What
+follows each death is the same for all of them (`Stage.aftermath`):
 
     others go on within a second     appends and reads, by a process that had the log open, or by one that opens it now
     the same boot                    everything acknowledged is there, nothing else, offsets without a gap, epoch 1, no losses
@@ -26,14 +26,14 @@ from seglog.engine.errors import SeglogError
 from seglog.engine.log import Log
 
 from .children import Child, Died, Servant
-from .ledger import CLOSED, OPENED, SYNCED, Journal, Ledger, Look, Writer, Wrong, look
+from .ledger import CLOSED, OPENED, SYNCED, WRITERS, Journal, Ledger, Look, Wrong, look
 
 SMALL = 65_536
 ENGINE = Path(__file__).parents[3] / "src" / "engine"
 FSYNC = ("interval", "always", "never")
 WRITE = ("map", "pwrite")
 A_SECOND = 1.0
-PATIENCE = 0.3  # lock_timeout of those who wait for a stopped process
+PATIENCE = 0.2  # lock_timeout of those who wait for a stopped process
 
 # Words of tail.shm (docs/format.md, section 8).
 STATE, BOOT, LOCK, TAIL_POSITION, ACTIVE_BASE, ATTENTION, SYNC_LOCK = 12, 16, 128, 264, 272, 308, 408
@@ -58,7 +58,7 @@ class Player:
     def __init__(self, path: str, number: int, journal: str, fsync: str, write: str, **more: Any) -> None:
         self.path, self.fsync, self.write, self.more = path, fsync, write, more
         self.journal = Journal(journal)
-        self.writer = Writer(number, self.journal)
+        self.writer = WRITERS[os.environ.get("SEGLOG_TEST_WRITER", "sound")](number, self.journal)
         self.open()
 
     def open(self) -> None:
@@ -481,6 +481,16 @@ def try_to_open(path: str, fsync: str, write: str, patience: float) -> str:
     except SeglogError as error:
         return type(error).__name__
     return "opened"
+
+
+def has_failpoints(folder: Path) -> bool:
+    """Whether this engine was built with them."""
+    stage = Stage(folder, random.Random(0), "never", "map")
+    child = stage.child(play, 0, 1, SEGLOG_FAIL="place.published:1")
+    died = child.wait() == -signal.SIGKILL
+    stage.all_leave()
+    shutil.rmtree(folder)
+    return died
 
 
 # ---- one failpoint ---------------------------------------------------------------------------------------------------

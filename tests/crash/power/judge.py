@@ -271,8 +271,8 @@ class Judge:
                 self._complain(round, [f"there were {brief(expected)}, and now {brief(seen.records)}"])
             if clean is not None and before is not None and seen.losses > before.losses:
                 self._complain(round, ["losses were found after a clean close"])
-            self.say("opened", seen.next, seen.durable, seen.epoch)
             self.say("looked", seen.first, [number for _, number in seen.records])
+            self.say("opened", seen.next, seen.durable, seen.epoch)
             if self.wrong or round == 2:
                 break
             expected, before = list(seen.records), seen

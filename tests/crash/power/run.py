@@ -76,6 +76,7 @@ class Worker:
         self.counts: Counter[str] = Counter()
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.place = tempfile.mkdtemp(prefix="seglog-power-", dir=memory)
+        self.disk = os.path.join(self.place, "disk")  # one path for all: losses name it
         self.failures: list[dict[str, Any]] = []
 
     def reboot(self) -> None:
@@ -88,7 +89,7 @@ class Worker:
 
         rng = random.Random(f"{self.seed}:{number}")
         os.urandom = lambda n: rng.randbytes(n)  # salts and ids repeat with the seed
-        root = os.path.join(self.place, f"w{number}")
+        root = self.disk
         os.mkdir(root)
         self.reboot()
         work = Workload(os.path.join(root, "log"), rng, self.shim.say, self.breaks.opener, self.fsync)
@@ -129,7 +130,7 @@ class Worker:
             moment = cut.moment(rng, after)
             state = rng.getstate()
             image = Image(cut, moment, rng)
-            place = os.path.join(self.place, f"i{number}.{generation}")
+            place = self.disk
             model = model.hear_all(cut.said, moment)
             image.write(place)
             again = rng.random() < AGAIN and generation < 2

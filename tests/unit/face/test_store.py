@@ -644,8 +644,8 @@ def test_a_closed_store_says_so_whatever_is_asked(path):
         with pytest.raises(seglog.ClosedError, match="closed"):
             ask()
     assert store.closed
-    assert "closed" in repr(store)
-    assert "closed" in repr(topic)
+    assert repr(store) == f"<Store {path}, closed>"
+    assert repr(topic) == "<Topic orders, closed>"
 
 
 def test_a_wait_ends_when_the_store_is_closed(path):

@@ -214,9 +214,9 @@ def test_batches_of_several_partitions_hold_every_record_once(spread):
 
 
 def test_a_read_ends_at_what_there_was_when_it_was_called(numbers):
-    reading = numbers.read(8)
+    reading, bounded = numbers.read(8), numbers.read(8, stop=100)
     numbers.send(b"too late")
-    assert values(reading) == [b"8", b"9"]
+    assert values(reading) == values(bounded) == [b"8", b"9"]
     for record in numbers.read():  # ends, though it feeds itself
         numbers.send(record.value)
     assert numbers.next_offset() == 22
@@ -329,6 +329,18 @@ def test_a_tail_hands_out_what_comes_until_nothing_comes(store, partitions):
     seen = values(following)
     thread.join()
     assert sorted(seen, key=int) == [b"%d" % n for n in range(20)]
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_what_comes_while_a_tail_is_being_read_is_not_missed(store, partitions):
+    topic = store.topic("orders", partitions=partitions)
+    following, seen = topic.tail(timeout=0.1), []
+    topic.send(b"0")
+    for record in following:
+        seen.append(record.value)
+        if len(seen) < 5:
+            topic.send(b"%d" % len(seen))
+    assert seen == [b"0", b"1", b"2", b"3", b"4"]
 
 
 def test_a_tail_may_begin_anywhere(numbers):
