@@ -44,10 +44,10 @@ stubs: build types
 	$(STUBTEST)
 
 bench: build
-	$(BIN)/python -m pytest bench --benchmark-only --ignore=bench/compare $(ARGS)
+	$(BIN)/python bench/ratios.py $(ARGS)
 
 compare: build
-	$(BIN)/python -m pytest bench/compare --benchmark-only $(ARGS)
+	$(BIN)/python bench/compare/peers.py $(ARGS)
 
 wheel: build
 	rm -rf dist
