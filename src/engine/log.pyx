@@ -268,10 +268,12 @@ cdef class Log(Tail):
         cdef int64_t version = platform.load_i64(&self.w.segments), active
         if version != self.bases_version:
             active = platform.load_i64(&self.w.active_base)
-            # A segment made but not switched to yet is nobody's business; one that was replaced is another file now.
+            # What was last when this was listed before may have been empty, and been replaced by another file of its name.
+            last = self.bases[-1] if self.bases else 0
+            # A segment made but not switched to yet is nobody's business.
             self.bases = [b for b in list_bases(self.path) if b <= active]
             for base in list(self.open_segments):
-                if base == active or base not in self.bases:
+                if base >= last or base not in self.bases:
                     self.open_segments.pop(base, None)
                     self.indexes.pop(base, None)
                     self.survivors.pop(base, None)
