@@ -435,6 +435,13 @@ class Store:
             found = self._existing(name)
             if found is not None:  # another process was quicker
                 return found
+            if os.path.isdir(os.path.join(self.path, "topics", name)) and not self._topology.sound():
+                raise CorruptStore(
+                    f"topics/{name} has files, and the topology log in meta, which would say whose they are, is damaged. "
+                    "They may be a live topic's: nothing was changed. Put meta back from a backup, or take another name.",
+                    path=self.path,
+                    name=name,
+                )
             if name in self._topology.deleted(TOPIC):
                 self._remove_files(name)
             topic_id = secrets.token_hex(8)
@@ -498,6 +505,8 @@ class Store:
         if left:
             with self.gate():
                 self._topology.refresh()
+                if not self._topology.sound():
+                    return  # it may have been made anew since: files are never removed on damaged evidence
                 for name in left:
                     if self._topology.get(TOPIC, name) is None:
                         self._remove_files(name)

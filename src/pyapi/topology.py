@@ -131,6 +131,13 @@ class Topology:
     def losses(self) -> tuple[Any, ...]:
         return self._log.losses
 
+    def sound(self) -> bool:
+        """Whether nothing of it was ever lost: only then does the last word on a name count as the last word.
+
+        Of a topic that was deleted and made anew, damage to the second making leaves a deletion. Reads all of it.
+        """
+        return not self._log.losses and not self._log.verify()
+
     def upkeep(self) -> None:
         self._log.upkeep()
 
