@@ -407,9 +407,8 @@ class Log:
         if self.last:
             self.cut_short = self.last.header.capacity > self.last.S
             self.end_position, self.end = self.last.end_of_last()
-            self.last.S = min(
-                self.last.S, self.end_position
-            )  # what follows is no part of the log, whatever it looks like
+            # What follows is no part of the log, whatever it looks like.
+            self.last.S = min(self.last.S, self.end_position)
             self.first_offset = max(self.segments[0].base, self.last.header.start_offset)
             if self.last.mark:
                 self.first_offset = max(self.first_offset, self.last.mark.start_offset)
