@@ -18,6 +18,7 @@ whoever holds the sync lock, or the partition's while it rolls.
 import contextlib
 import errno
 import os
+import stat
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
@@ -46,6 +47,7 @@ cdef enum:
 cdef int64_t SEGMENT_BYTES_LIMIT = <int64_t>1 << 32     # an index holds positions in 32 bits
 
 _BINARY = getattr(os, "O_BINARY", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
 
 def segment_name(int64_t base_offset) -> str:
@@ -71,12 +73,54 @@ cdef bint is_segment_name(str name):
 cdef list list_bases(str path):
     """The base offsets of the segment files in a directory, in order. Other files are not ours to judge."""
     cdef list bases = []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if is_segment_name(entry.name) and entry.is_file():
-                bases.append(int(entry.name[:20]))
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if is_segment_name(entry.name) and is_file(entry):
+                    bases.append(int(entry.name[:20]))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise os_error(-error.errno, "cannot list", path) from error
     bases.sort()
     return bases
+
+
+cdef bint is_file(object entry) except -1:
+    """Whether a name stands for a file: a link may; one that leads to itself, or nowhere, does not."""
+    try:
+        return entry.is_file()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
+
+
+cdef int open_file(str path, int flags) except -1:
+    """Open what stands under a segment's name, if it is a file: a pipe would make its opener wait, a device might do anything.
+
+    Raises CorruptSegment when it is something else, FileNotFoundError when nothing is there.
+    """
+    cdef int fd
+    try:
+        fd = os.open(path, flags | _BINARY | _NO_WAIT)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise not_a_file(path) from error
+        raise os_error(-error.errno, "cannot open", path) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise not_a_file(path)
+    return fd
+
+
+cdef object not_a_file(str path):
+    return CorruptSegment(
+        f"{path} is a pipe, a device, a directory or a link to itself: not the file that was there, so none of its records can "
+        "be read. Nothing was deleted; put the file back, if you have it.", path=path, offset=-1, resume_offset=-1,
+    )
 
 
 def sync_directory(str path):
@@ -247,13 +291,7 @@ cdef Segment open_segment(str path, bint writable, bint by_pwrite):
     cdef char page[4096]
     cdef SegmentHeader *header
     cdef int64_t got
-    cdef int fd
-    try:
-        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | _BINARY)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise os_error(-error.errno, "cannot open", path) from error
+    cdef int fd = open_file(path, os.O_RDWR if writable else os.O_RDONLY)
     try:
         memset(page, 0, sizeof(page))
         with nogil:
@@ -384,7 +422,7 @@ def describe_segment(path):
     cdef const Mark *mark
     cdef int64_t got
     cdef int at
-    cdef int fd = os.open(path, os.O_RDONLY | _BINARY)
+    cdef int fd = open_file(os.fspath(path), os.O_RDONLY)
     try:
         memset(page, 0, sizeof(page))
         with nogil:
@@ -433,7 +471,7 @@ def mend_header(path):
     copies = describe_segment(path)["copies"]
     if copies[0] == copies[1]:
         return False
-    cdef int fd = os.open(path, os.O_RDWR | _BINARY)
+    cdef int fd = open_file(os.fspath(path), os.O_RDWR)
     try:
         rc = 0 if platform.pread_all(fd, block, 512, 0 if copies[0] else SEGMENT_COPY) == 512 else -errno.EIO
         if rc == 0:
