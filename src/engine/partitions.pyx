@@ -212,6 +212,8 @@ cdef class Partitions:
         if not isinstance(where, (tuple, Position)) or len(where) != 2:
             raise TypeError(f"a record is at [partition, offset], not [{where!r}]")
         partition, offset = where
+        if partition is None:
+            raise TypeError(f"a record is at [partition, offset], not [{where!r}]")
         return self.logs[self.choose(None, partition)].record(offset)
 
     def merged(self, starts, stops):

@@ -32,9 +32,9 @@ from seglog.consumer import RECORDS_MAX, Consumer
 from seglog.engine.liveness import Liveness
 from seglog.errors import ClosedError
 from seglog.record import Batch, Position, Record, Span
+from seglog.start import Start
 from seglog.store import Store
-from seglog.topic import Topic
-from seglog.waiting import any_ready
+from seglog.topic import Following, Topic
 
 __all__ = ["AsyncConsumer", "AsyncStore", "AsyncTopic", "open"]
 
@@ -151,28 +151,34 @@ class AsyncTopic:
             if number % 1000 == 999:
                 await asyncio.sleep(0)
 
-    async def tail(
-        self, start: Any = "latest", *, partition: int = 0, timeout: float | timedelta | None = None
+    def tail(
+        self,
+        start: Start = "latest",
+        *,
+        partition: int | None = None,
+        timeout: float | timedelta | None = None,
     ) -> AsyncIterator[Record]:
-        """The records of a partition from `start` on, and those to come; ends when none came for `timeout` seconds."""
-        log = self.sync_topic.logs[partition]
-        at = log.next_offset if start == "latest" else log.first_offset if start == "earliest" else int(start)
+        """`Topic.tail`: the records from `start` on, and those to come; ends when none came for `timeout` seconds.
+
+        The place is fixed by the call, as there: nothing sent before the first `async for` step is missed.
+        """
         limit = None if timeout is None else seconds(timeout, "timeout")
+        return self._follow(self.sync_topic.follow(start, partition), limit)
+
+    async def _follow(self, following: Following, timeout: float | None) -> AsyncIterator[Record]:
         while True:
-            batch = log.read(at)
-            if batch is not None:
-                for record in batch:
-                    at = record.offset + 1
-                    yield record
-                at = batch.next_offset
-            elif not await self.wait(at, partition=partition, timeout=limit):
+            for number, record in enumerate(following.records()):
+                yield record
+                if number % 1000 == 999:
+                    await asyncio.sleep(0)
+            if not await self._listener.wait(following.ready, timeout):
                 return
 
     async def wait(self, offset: int, *, partition: int = 0, timeout: float | timedelta | None = None) -> bool:
-        """True once a record at `offset` exists; False after `timeout` seconds."""
-        log = self.sync_topic.logs[partition]
+        """`Topic.wait`, awaited: True once there is a record at `offset`; False after `timeout` seconds."""
         limit = None if timeout is None else seconds(timeout, "timeout")
-        return await self._listener.wait(lambda: any_ready((log,), (offset,)), limit)
+        self.sync_topic.wait(offset, partition=partition, timeout=0)  # raises what there is to say
+        return await self._listener.wait(lambda: self.sync_topic.wait(offset, partition=partition, timeout=0), limit)
 
     def consumer(self, group: str, **how: Any) -> AsyncConsumer:
         """`Topic.consumer`, with `receive` and iteration awaited."""
@@ -214,11 +220,15 @@ class AsyncConsumer:
         while (batch := await self.receive(max_records, timeout)) is not None:
             yield batch
 
-    async def __aiter__(self) -> AsyncIterator[Record]:
-        """Every record, and those to come."""
-        async for batch in self.batches():
-            for record in batch:
+    async def records(self, timeout: float | timedelta | None = None) -> AsyncIterator[Record]:
+        """`Consumer.records`: one by one; the position moves with each, so `commit()` covers those up to the one in hand."""
+        async for batch in self.batches(timeout=timeout):
+            for record in self.sync_consumer.walk(batch):
                 yield record
+
+    def __aiter__(self) -> AsyncIterator[Record]:
+        """Every record, and those to come."""
+        return self.records()
 
     async def commit(self, what: Any = None) -> None:
         """`Consumer.commit`, in a thread when it waits for the disk."""
@@ -236,7 +246,7 @@ class AsyncConsumer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await asyncio.to_thread(self.sync_consumer.close)
+        await asyncio.to_thread(self.sync_consumer.__exit__, kind, error, traceback)
 
 
 class AsyncStore:

@@ -147,16 +147,20 @@ class Consumer:
         Python object per record; `batches` has none.
         """
         for batch in self.batches(timeout=timeout):
-            partition = batch.partition
-            for record in batch:
-                here = record.offset + 1
-                self._at[partition] = here
-                self._moved.add(partition)  # again: a commit in between emptied it
-                yield record
-                if self._closed or self._at[partition] != here or partition in self._paused:
-                    break  # somebody went elsewhere: the rest of this batch is not what comes next
-            else:
-                self._at[partition] = batch.next_offset
+            yield from self.walk(batch)
+
+    def walk(self, batch: Batch) -> Iterator[Record]:
+        """The records of a batch that was just received; the position goes back to its start, and moves with each."""
+        partition = batch.partition
+        for record in batch:
+            here = record.offset + 1
+            self._at[partition] = here
+            self._moved.add(partition)  # again: a commit in between emptied it
+            yield record
+            if self._closed or self._at[partition] != here or partition in self._paused:
+                break  # somebody went elsewhere: the rest of this batch is not what comes next
+        else:
+            self._at[partition] = batch.next_offset
 
     def __iter__(self) -> Iterator[Record]:
         """Every record, and those to come: waits for ever. `records(timeout=)` ends."""

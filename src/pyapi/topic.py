@@ -33,9 +33,9 @@ from seglog.start import (
     start_of_last,
 )
 from seglog.statistics import TopicStatistics, partition_statistics
-from seglog.waiting import wait_for_any
+from seglog.waiting import any_ready, wait_for_any
 
-__all__ = ["CustomPartitioner", "Home", "Isolation", "Topic"]
+__all__ = ["CustomPartitioner", "Following", "Home", "Isolation", "Topic"]
 
 Isolation = Literal["visible", "durable"]
 
@@ -168,7 +168,7 @@ class Topic(Partitions):
         """
         starts, stops = self._range(start, stop, partition, isolation)
         if len(starts) == 1:
-            return self._select(partition)[0].records(starts[0], stops[0])
+            return self.select(partition)[0].records(starts[0], stops[0])
         return self.merged(starts, stops)
 
     def batches(
@@ -195,7 +195,7 @@ class Topic(Partitions):
         starts, stops = self._range(start, stop, partition, isolation)
         return chain.from_iterable(
             log.batches(first, end, count)
-            for log, first, end in zip(self._select(partition), starts, stops, strict=False)
+            for log, first, end in zip(self.select(partition), starts, stops, strict=False)
             if first < end
         )
 
@@ -229,7 +229,7 @@ class Topic(Partitions):
         [b'two', b'three']
         """
         count = natural(n, "n")
-        logs = self._select(partition)
+        logs = self.select(partition)
         stops = [log.next_offset for log in logs]
         starts = [start_of_last(count, log, stop) for log, stop in zip(logs, stops, strict=True)]
         if len(logs) == 1:
@@ -246,7 +246,7 @@ class Topic(Partitions):
         """Records as they come, from any process; ends when none came for `timeout` seconds (None: never).
 
         Waits without burning a core; the GIL is released, and Ctrl-C works. The place is fixed by the call, not by the
-        first `next()`, so nothing sent in between is missed. One partition wakes at once, several within 20 ms.
+        first `next()`, so nothing sent in between is missed. An append wakes it at once.
 
         >>> import seglog
         >>> with seglog.open("data") as store:
@@ -257,25 +257,20 @@ class Topic(Partitions):
         [b'news']
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
+        following = self.follow(start, partition)
+
+        def records() -> Iterator[Record]:
+            while True:
+                yield from following.records()
+                if not following.wait(limit):
+                    return
+
+        return records()
+
+    def follow(self, start: Start = "latest", partition: int | None = None) -> Following:
+        """A place in the topic that moves with what is read from it: what `tail` is made of, here and in `seglog.aio`."""
         starts, _ = self._range(start, None, partition, "visible")
-        return self._follow(starts, partition, limit)
-
-    def _follow(self, starts: list[int], partition: int | None, timeout: float | None) -> Iterator[Record]:
-        while True:
-            logs = self._select(partition)
-            starts += [log.first_offset for log in logs[len(starts) :]]  # partitions that were added
-            stops = [log.next_offset for log in logs]
-            if len(logs) == 1:
-                yield from logs[0].records(starts[0], stops[0])
-            else:
-                yield from self.merged(starts, stops)
-            starts = stops
-
-            def changed(count: int = len(logs)) -> bool:
-                return len(self._select(partition)) != count
-
-            if not wait_for_any(logs, starts, timeout, changed):
-                return
+        return Following(self, partition, starts)
 
     def wait(self, offset: int, *, partition: int = 0, timeout: float | timedelta | None = None) -> bool:
         """True once there is a record at `offset`; False after `timeout` seconds. None waits for ever.
@@ -290,7 +285,7 @@ class Topic(Partitions):
         limit = None if timeout is None else seconds(timeout, "timeout")
 
         def changed() -> bool:
-            self._select(partition)  # raises when the store was closed, or the topic deleted
+            self.select(partition)  # raises when the store was closed, or the topic deleted
             return False
 
         return wait_for_any([self._log(partition)], [one_offset(offset, "offset")], limit, changed)
@@ -327,7 +322,7 @@ class Topic(Partitions):
         ...     orders.trim(before=2), [record.value for record in orders.read()]
         ({0: 2}, [b'three'])
         """
-        logs = self._select(partition)
+        logs = self.select(partition)
         one_offset_needs_one_partition(before, "before", logs)
         if not isinstance(before, str | datetime):
             offset = one_offset(before, "before")
@@ -419,7 +414,8 @@ class Topic(Partitions):
         self._home.refresh(self)
         return self.logs
 
-    def _select(self, partition: int | None) -> tuple[Log, ...]:
+    def select(self, partition: int | None) -> tuple[Log, ...]:
+        """The log of a partition, or all, as they are now. Raises PartitionNotFound, ClosedError, TopicNotFound."""
         return self._ready() if partition is None else (self._log(partition),)
 
     def _log(self, partition: int) -> Log:
@@ -438,7 +434,7 @@ class Topic(Partitions):
     ) -> tuple[list[int], list[int]]:
         """Where to begin and where to end, per partition."""
         choice("isolation", isolation, ("visible", "durable"))
-        logs = self._select(partition)
+        logs = self.select(partition)
         one_offset_needs_one_partition(start, "start", logs)
         one_offset_needs_one_partition(stop, "stop", logs)
         starts = [start_of(start, log) for log in logs]
@@ -446,6 +442,39 @@ class Topic(Partitions):
         if isolation == "durable":
             stops = [min(end, log.durable_offset) for end, log in zip(stops, logs, strict=True)]
         return starts, [max(pair) for pair in zip(starts, stops, strict=True)]
+
+
+class Following:
+    """A place in each partition of a topic, or in one; made by `Topic.follow`."""
+
+    def __init__(self, topic: Topic, partition: int | None, starts: list[int]) -> None:
+        self._topic = topic
+        self._partition = partition
+        self._at = starts
+
+    def _logs(self) -> tuple[Log, ...]:
+        logs = self._topic.select(self._partition)
+        self._at += [log.first_offset for log in logs[len(self._at) :]]  # partitions that were added
+        return logs
+
+    def records(self) -> Iterator[Record]:
+        """What is there now, merged by time; the place moves behind it when the last of it was handed out."""
+        logs = self._logs()
+        stops = [log.next_offset for log in logs]
+        if len(logs) == 1:
+            yield from logs[0].records(self._at[0], stops[0])
+        else:
+            yield from self._topic.merged(self._at, stops)
+        self._at = stops
+
+    def ready(self) -> bool:
+        """Whether there are records to hand out. One load per partition; raises once the store is closed."""
+        return any_ready(self._logs(), self._at)
+
+    def wait(self, timeout: float | None) -> bool:
+        """True once there are; False after `timeout` seconds."""
+        logs = self._logs()
+        return wait_for_any(logs, self._at, timeout, lambda: len(self._logs()) != len(logs))
 
 
 def plural(count: int, noun: str) -> str:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -140,5 +141,58 @@ def test_closing_ends_what_waits(tmp_path):
         await store.close()
         with pytest.raises(seglog.ClosedError):
             await task
+
+    run(main())
+
+
+def test_a_commit_in_the_middle_of_iterating_covers_what_was_handed_out_and_no_more(tmp_path):
+    async def main():
+        async with await seglog.aio.open(tmp_path / "data") as store:
+            orders = await store.topic("orders")
+            await orders.send_many([b"%d" % i for i in range(10)])
+            consumer = orders.consumer("billing")
+            async for record in consumer:
+                if record.offset == 3:
+                    await consumer.commit()
+                    break
+            committed = consumer.committed()
+            consumer.close()
+            async with orders.consumer("shipping", commit="after") as after:
+                async for record in after:
+                    if record.offset == 5:
+                        break
+            async with orders.consumer("shipping") as again:
+                return committed, again.committed()
+
+    assert run(main()) == (4, 6)
+
+
+def test_a_tail_of_several_partitions_begins_where_it_was_called_and_hears_all(tmp_path):
+    async def main():
+        async with await seglog.aio.open(tmp_path / "data") as store:
+            orders = await store.topic("orders", partitions=3)
+            before = datetime.now(UTC)
+            await orders.send(b"old", partition=2)
+            tail, since = orders.tail(timeout=0.2), orders.tail(before, timeout=0)
+            for partition in range(3):
+                await orders.send(b"%d" % partition, partition=partition)
+            return [r.value async for r in tail], sorted([r.value async for r in since])
+
+    assert run(main()) == ([b"0", b"1", b"2"], [b"0", b"1", b"2", b"old"])
+
+
+def test_a_partition_that_is_not_there_is_told(tmp_path):
+    async def main():
+        async with await seglog.aio.open(tmp_path / "data") as store:
+            orders = await store.topic("orders", partitions=2)
+            with pytest.raises(seglog.PartitionNotFound):
+                orders.tail(partition=2)
+            with pytest.raises(seglog.PartitionNotFound):
+                await orders.wait(0, partition=7, timeout=0)
+            with pytest.raises(TypeError):
+                await orders.wait("0", timeout=0)
+            await orders.send(b"one", partition=1)
+            assert await orders.wait(0, partition=1, timeout=0)
+            assert not await orders.wait(1, partition=1, timeout=0.01)
 
     run(main())
