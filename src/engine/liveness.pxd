@@ -25,6 +25,8 @@ cdef class Liveness:
     cdef object __weakref__
 
     cdef int refuse_other_kind(self) except -1
+    cdef int _let_go(self) except -1
+    cdef int check_open(self) except -1
     cdef uint32_t my_word(self) except 0
     cdef int is_alive(self, uint32_t word) noexcept nogil
     cdef int64_t pid_of(self, uint32_t word) noexcept nogil

@@ -8,14 +8,17 @@ It promises that `alive(word)` is the kernel's word: true while the process that
 when it is stopped or slow; false from the moment it is gone, however it went. Never pids, which come back: a slot
 that found a new owner has a new generation. It leaves to others what to do about the dead.
 
-A forked child shares its parent's open file descriptions and would keep the parent alive; so the child closes its copy and
-takes a slot of its own (`os.register_at_fork`).
+A forked child shares its parent's open file descriptions and would keep the parent alive; so the child closes its copies, of every
+store, and takes slots of its own (`os.register_at_fork`). Where it gets none (no descriptor left, all slots taken, the directory gone)
+its `word` is 0: whatever needs a place tries once more, and raises ForkedHandle with the reason. No fork happens between the opening of
+such a description and its being known here (`_births`), or the child would hold it without knowing.
 
 Shared fields: `word`, `life` and `probe` change only in the constructor, in `close`, and in a forked child before it has other threads.
 """
 import errno
 import os
 import sys
+import threading
 import time
 import weakref
 
@@ -28,7 +31,7 @@ from seglog.engine.checksum cimport xxh3_64
 from seglog.engine.layout cimport SHARED_VERSION, SLOT_HEADER, SLOTS, SLOTS_MAGIC
 from seglog.engine.mapping cimport Mapping, map_fd
 
-from seglog.engine.errors import ClosedError, DirectoryInUse, SeglogError, StoreIOError, os_error
+from seglog.engine.errors import ClosedError, DirectoryInUse, ForkedHandle, SeglogError, StoreIOError, os_error
 
 if sys.platform != "win32":
     import fcntl
@@ -38,6 +41,7 @@ cdef enum:
 
 _SHM_BYTES = SLOT_HEADER + SLOTS * sizeof(Slot)
 _living = weakref.WeakSet()
+_births = threading.RLock()         # also held by a thread that forks, while it does
 
 
 def boot_id() -> str:
@@ -139,7 +143,6 @@ cdef class Liveness:
             if isinstance(error, SeglogError):
                 raise
             raise os_error(-error.errno, "cannot open", error.filename or self.path) from error
-        _living.add(self)
 
     def _open_slots(self):
         cdef int rc
@@ -207,6 +210,18 @@ cdef class Liveness:
         return 0
 
     def _take_slot(self):
+        """Lock a byte that nobody has, and sign its row. Whatever goes wrong, nothing stays open."""
+        with _births:
+            if self.life >= 0:
+                return              # another thread of this child was faster
+            try:
+                self._lock_one()
+            except BaseException:
+                self._let_go()
+                raise
+            _living.add(self)
+
+    def _lock_one(self):
         cdef int i, rc, fd
         flags = os.O_RDWR | os.O_CREAT
         name = os.path.join(self.path, "lock")
@@ -232,15 +247,21 @@ cdef class Liveness:
                 self.word = (self.slots[i].generation << 16) | <uint32_t>(i + 1)
                 return
             if rc != -errno.EAGAIN:
-                if self.by_byte:
-                    os.close(self.life)
-                    os.close(self.probe)
-                    self.life = self.probe = -1
                 raise StoreIOError(
                     f"cannot lock a byte of {name}: {os.strerror(-rc)}; a file system without locks cannot be shared",
                     errno=-rc, path=name,
                 )
         raise DirectoryInUse(f"all {SLOTS:,} process slots of {self.path} are taken", path=self.path)
+
+    cdef int _let_go(self) except -1:
+        """Close what says that this process is alive. Whoever looks sees that at once."""
+        cdef int life = self.life, probe = self.probe
+        self.life = self.probe = -1
+        if life >= 0:
+            os.close(life)
+        if probe >= 0:
+            os.close(probe)
+        return 0
 
     @property
     def slot(self):
@@ -250,10 +271,24 @@ cdef class Liveness:
     cdef uint32_t my_word(self) except 0:
         """`word`; in a forked child that could not take a slot at once, the one it takes now, or the reason why not."""
         if self.word == 0:
-            if self.mapping is None or self.closed:
-                raise ClosedError("this liveness was closed")
-            self._take_slot()
+            self.check_open()
         return self.word
+
+    cdef int check_open(self) except -1:
+        """Raise unless this process has a slot; a forked child that has none yet tries to take one."""
+        if self.mapping is None or self.closed:
+            raise ClosedError("this liveness was closed")
+        if self.word:
+            return 0
+        try:
+            self._take_slot()
+        except OSError as error:
+            raise ForkedHandle(
+                f"process {os.getpid()} was forked from one that has {self.path} open, and cannot take a place of its own there: {error}. "
+                "Nothing was read or written here, and the parent goes on. Mend that and repeat the call, or open the store anew in this "
+                "process.", path=self.path, errno=error.errno,
+            ) from error
+        return 0
 
     cdef int is_alive(self, uint32_t word) noexcept nogil:
         cdef int slot = <int>(word & 0xFFFF) - 1
@@ -278,16 +313,18 @@ cdef class Liveness:
         cdef int slot = <int>(word & 0xFFFF) - 1
         return self.slots[slot].pid if 0 <= slot < SLOTS else 0
 
+    def check(self):
+        """Raise ClosedError, or ForkedHandle, unless this process has a slot; a forked child that has none yet tries to take one."""
+        self.check_open()
+
     def alive(self, uint32_t word) -> bool:
         """Whether the process that wrote `word` into a lock still exists. One system call."""
-        if self.life < 0:
-            raise ClosedError("this liveness was closed")
+        self.check_open()
         return bool(self.is_alive(word))
 
     def owners(self):
         """(slot, pid) of every process slot that is alive now. Cost: one system call per slot ever used."""
-        if self.life < 0:
-            raise ClosedError("this liveness was closed")
+        self.check_open()
         return [
             (i, self.slots[i].pid)
             for i in range(SLOTS)
@@ -299,8 +336,7 @@ cdef class Liveness:
 
         Look at whatever you wait for between the two: an append that you did not see then makes `wait` return at once.
         """
-        if self.life < 0:
-            raise ClosedError("this liveness was closed")
+        self.check_open()
         platform.store_u32(&self.bell[1], 1)
         platform.fence()
         return platform.load_u32(&self.bell[0])
@@ -310,8 +346,7 @@ cdef class Liveness:
 
         Returns whether the bell rang. Without the GIL; Ctrl-C works.
         """
-        if self.life < 0:
-            raise ClosedError("this liveness was closed")
+        self.check_open()
         cdef uint32_t *bell = self.bell
         cdef int64_t us = <int64_t>(min(max(timeout, 0.0), 0.05) * 1e6)
         with nogil:
@@ -321,13 +356,10 @@ cdef class Liveness:
 
     def close(self):
         """Give the slot back. Locks that this handle still held would count as a dead process's."""
-        _living.discard(self)
-        self.closed = True
-        if self.life >= 0:
-            os.close(self.life)
-        if self.probe >= 0:
-            os.close(self.probe)
-        self.life = self.probe = -1
+        with _births:
+            _living.discard(self)
+            self.closed = True
+            self._let_go()
 
     def __dealloc__(self):
         # A handle that was dropped without close: the descriptors must not outlive it.
@@ -337,24 +369,30 @@ cdef class Liveness:
             os.close(self.probe)
 
     def _after_fork(self):
-        """In the child: let go of the parent's byte and take one of our own."""
+        """In the child: let go of the parent's byte and take one of our own. Raises OSError when there is none to be had."""
         if self.life < 0:
             return
-        os.close(self.life)
-        if self.probe >= 0:
-            os.close(self.probe)
-        self.life = self.probe = -1
+        self._let_go()
         self.word = 0               # never the parent's: see my_word, should the next line fail
         self._take_slot()
 
     def __repr__(self):
-        return f"<Liveness slot {self.slot} of {self.path}>" if self.life >= 0 else f"<Liveness of {self.path}, closed>"
+        if self.life >= 0:
+            return f"<Liveness slot {self.slot} of {self.path}>"
+        return f"<Liveness of {self.path}, {'closed' if self.closed or self.word else 'forked, without a slot'}>"
 
 
 def _after_fork_in_child():
-    for living in list(_living):
-        living._after_fork()
+    # One store that has no place for this process is no reason to pass for the parent in the next.
+    try:
+        for living in list(_living):
+            try:
+                living._after_fork()
+            except OSError:
+                pass                # told by whatever needs the slot first
+    finally:
+        _births.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_births.acquire, after_in_parent=_births.release, after_in_child=_after_fork_in_child)

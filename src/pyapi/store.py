@@ -38,6 +38,7 @@ from seglog.errors import (
     ClosedError,
     ConfigError,
     CorruptStore,
+    ForkedHandle,
     NetworkFileSystem,
     SeglogError,
     TopicMismatch,
@@ -332,6 +333,8 @@ class Store:
         for close in closing:  # each has its turn, whatever the others say
             try:
                 close()
+            except ForkedHandle:  # a child without a place sent nothing, and has nothing to put on disk
+                pass
             except Exception as error:
                 errors.append(error)
         self._topics.clear()
@@ -532,6 +535,7 @@ class Store:
     def _check(self) -> None:
         if self._closed:
             raise ClosedError(f"the store {self.path} is closed. Nothing was read or written.", path=self.path)
+        self._liveness.check()  # a forked child may have found no place here
 
     def _ask_all(
         self, ask: Callable[[Topic], T], unreadable: Callable[[str, CorruptStore], T] | None = None

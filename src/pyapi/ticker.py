@@ -98,7 +98,10 @@ def tick(
 def _after_fork_in_child() -> None:
     # Threads do not cross a fork. The parent's event may be locked for ever: a new one is made with the thread.
     for ticker in list(_running):
-        ticker._start()
+        try:
+            ticker._start()
+        except RuntimeError as error:  # no thread to be had: it goes without and says so, the others have theirs
+            ticker.note(error)
 
 
 if hasattr(os, "register_at_fork"):

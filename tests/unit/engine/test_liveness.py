@@ -41,7 +41,7 @@ def hold(path):
     def work(say):
         living = Liveness(path)
         say(living.word, living.slot)
-        time.sleep(3600)
+        time.sleep(60)
 
     pid, said = child(work)
     word, slot = map(int, said.readline().split())
@@ -239,8 +239,8 @@ def test_a_forked_child_has_a_slot_of_its_own_and_does_not_keep_its_parent_alive
         say(living.word)
         if os.fork() == 0:
             say(living.word, os.getpid())
-            time.sleep(3600)
-        time.sleep(3600)
+            time.sleep(60)
+        time.sleep(60)
 
     watcher = Liveness(tmp_path)
     pid, said = child(parent)
@@ -267,7 +267,7 @@ def test_a_program_started_by_a_process_does_not_keep_it_alive(tmp_path):
         living = Liveness(tmp_path)
         program = subprocess.Popen(["sleep", "60"], close_fds=False)
         say(living.word, program.pid)
-        time.sleep(3600)
+        time.sleep(60)
 
     watcher = Liveness(tmp_path)
     pid, said = child(parent)
@@ -283,7 +283,7 @@ def test_many_processes_take_different_slots_at_once(tmp_path):
     def work(say):
         living = Liveness(tmp_path)
         say(living.slot)
-        time.sleep(3600)
+        time.sleep(60)
 
     children = [child(work) for _ in range(12)]
     slots = [int(said.readline()) for _, said in children]
@@ -308,7 +308,7 @@ pid = os.fork()
 if pid == 0:
     living = Liveness(path)
     os.write(tell, b"%d\\n" % living.word)
-    time.sleep(3600)
+    time.sleep(60)
 theirs = int(os.read(told, 20))
 assert two.alive(theirs) and len(two.owners()) == 3, two.owners()
 os.kill(pid, signal.SIGKILL)
