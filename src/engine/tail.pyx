@@ -59,17 +59,26 @@ cdef char[ZEROS] _zeros
 memset(_zeros, 0, ZEROS)
 
 
-cdef int make_directories(str path) except -1:
-    """Make a directory and those above it, each name durable."""
+cdef int make_directories(str path, bint all) except -1:
+    """Make a directory and those above it, each name durable; `all`: also the names above that are there already, since whoever made
+    them may have died before that. Those above a partition of a store are the store's business."""
     above = os.path.dirname(path)
-    if not os.path.isdir(above):
-        make_directories(above)
+    if above == path or os.path.ismount(path):
+        return 0
+    there = os.path.isdir(path)
+    if all or not os.path.isdir(above):
+        make_directories(above, all)
+    if not there:
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
     try:
-        os.mkdir(path)
-    except FileExistsError:
-        if not os.path.isdir(path):
-            raise
-    sync_directory(above)
+        sync_directory(above)
+    except OSError as error:
+        if not there or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise                   # else it is somebody else's directory, and so is the name
     return 0
 
 
@@ -115,13 +124,13 @@ cdef class Tail:
         cdef Shared shared = Shared.__new__(Shared)
         cdef SharedWords *w
         cdef Mapping mapping
-        cdef bint ours, known
-        if create and not os.path.isdir(self.path):
+        cdef bint ours, known, alone = liveness is None, there = os.path.isdir(self.path)
+        if create and not there:
             try:
-                make_directories(os.path.abspath(self.path))
+                make_directories(os.path.abspath(self.path), alone)
             except OSError as error:
                 raise os_error(-error.errno, "cannot make the directory", self.path) from error
-        elif not os.path.isdir(self.path):
+        elif not there:
             raise FileNotFoundError(errno.ENOENT, "there is no partition directory", self.path)
         if liveness is None:
             liveness = self.own_liveness = Liveness(self.path)
@@ -152,6 +161,8 @@ cdef class Tail:
                         # Others may have these words mapped (a failed sync): not while they are in the middle of an append.
                         shared.lock()
                     try:
+                        if there and create and not list_bases(self.path):
+                            make_directories(os.path.abspath(self.path), alone)     # who made it may have died before its sync
                         recover(
                             w, self.path, status, known, ours, self.boot, self.now(), self.segment_bytes_min, self.by_pwrite,
                             self.fsync != FSYNC_NEVER)

@@ -87,14 +87,21 @@ def sync_directory(path: str) -> None:
 
 
 def make_directory(path: str) -> None:
-    """Make `path` and its parents, and make each new name durable."""
-    if os.path.isdir(path):
-        return
+    """Make `path` and its parents, and make each name durable: also of those that are there, for whoever made them may have
+    died before that. It ends at a store, whose own name was durable before its SEGLOG had one, and where a file system begins."""
+    there = os.path.isdir(path)
     parent = os.path.dirname(path) or "."
+    if there and (parent == path or os.path.ismount(path) or os.path.exists(os.path.join(path, "SEGLOG"))):
+        return
     make_directory(parent)
-    with contextlib.suppress(FileExistsError):  # another process was quicker
-        os.mkdir(path)
-    sync_directory(parent)
+    if not there:
+        with contextlib.suppress(FileExistsError):  # another process was quicker
+            os.mkdir(path)
+    try:
+        sync_directory(parent)
+    except OSError as error:
+        if not there or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOTSUP):
+            raise  # else it is somebody else's directory, and so is the name
 
 
 def has_segments(path: str) -> bool:
