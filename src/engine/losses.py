@@ -23,6 +23,10 @@ class Loss(NamedTuple):
     note: str
 
 
+TYPES = [str, str, int, int, int, int, str]  # of a loss's fields
+UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # whatever stands in a line
+
+
 def read_losses(path: str) -> tuple[Loss, ...]:
     """What recoveries of the partition in `path` found lost, oldest first: the lines of its `losses` file."""
     try:
@@ -34,9 +38,11 @@ def read_losses(path: str) -> tuple[Loss, ...]:
     for line in lines:
         try:
             entry = json.loads(line)
-            losses.append(Loss(*(entry[name] for name in Loss._fields)))
-        except (ValueError, KeyError, TypeError):
+            loss = Loss(*(entry[name] for name in Loss._fields))
+        except UNREADABLE:
             continue  # a line that a crash cut: the next recovery finds the same again
+        if [type(field) for field in loss] == TYPES:
+            losses.append(loss)
     return tuple(losses)
 
 
@@ -71,7 +77,7 @@ def read_quarantine(directory: str, base_offset: int) -> list[tuple[int, int]]:
         try:
             entry = json.loads(line)
             ranges.append((int(entry["start"]), int(entry["stop"])))
-        except (ValueError, KeyError, TypeError):
+        except UNREADABLE:
             continue  # a line that a crash cut: that damage is told again
     return ranges
 

@@ -54,10 +54,10 @@ class Identity:
         facts: Any = None
         try:
             facts = json.loads(line)
-            found = facts.pop("hash")
+            sound = facts.pop("hash") == digest(facts) and says_who(facts)
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
-            found = None
-        if found is None or found != digest(facts):
+            sound = False
+        if not sound:
             raise CorruptStore(
                 f"{path} is damaged: its {len(line):,} bytes are not the line that was written. It only says who the "
                 "store is; topics and records were not looked at and not touched. Put it back from a backup of any "
@@ -73,6 +73,13 @@ class Identity:
                 supported=FORMAT,
             )
         return cls(uuid=facts["uuid"], created=facts["created"], format=facts["format"])
+
+
+def says_who(facts: Mapping[str, object]) -> bool:
+    """Whether the line holds what one of this format must; one of a newer format may hold anything beside its number."""
+    if type(facts.get("format")) is not int:
+        return False
+    return facts["format"] != FORMAT or [type(facts.get(name)) for name in ("uuid", "created")] == [str, int]
 
 
 def canonical(facts: Mapping[str, object]) -> str:
