@@ -158,7 +158,8 @@ cdef tuple recover(
         header.created = now
         header.epoch = epoch
         header.partition_id = identity
-        empty = last is not None and end == last.base_offset and next_base > end
+        # The log goes on beginning where it did: a group that committed, before the power cut took the records, is not told of a trim.
+        empty = last is not None and end == last.base_offset and next_base > end and len(bases) > 1
         # An empty segment goes, and its successor says in its place where the one before ended.
         header.previous_end = next_base if last is None else last.header.previous_end if empty else end
         header.start_offset = start
@@ -181,6 +182,8 @@ cdef tuple recover(
             mark.flags = MARK_SEALED
             mark.end_position, mark.end_offset = position, end
             last.write_mark(&mark)
+            if end == last.base_offset and not last.by_pwrite:
+                platform.punch(last.fd, position, last.size)
         position, end = SEGMENT_HEADER, next_base
         bases.append(next_base)
     write_losses(path, losses, now)
