@@ -254,6 +254,38 @@ def test_a_reader_in_another_process_never_sees_anything_but_whole_sound_records
 
 
 @pytest.mark.parametrize("write", ["map", "pwrite"])
+@pytest.mark.parametrize("size", [100, 30_000, 60_000])
+def test_a_reader_at_the_very_end_never_sees_a_record_that_is_half_stored(memory, write, size):
+    """The watermark moves last. The writer is in the middle of a copy most of the time; the reader looks all the time."""
+
+    def work():
+        log = Log(memory, write=write, segment_bytes=1 << 26, fsync="never")
+        values = [bytes([i]) * size for i in range(256)]
+        while True:
+            log.append(values[log.next_offset % 256])
+            if log.next_offset % 1000 == 0:
+                log.trim(log.next_offset - 500)
+
+    with Log(memory, write=write, segment_bytes=1 << 26, fsync="never") as log:
+        pid = in_child(work)
+        try:
+            assert log.wait(0, 30), "no start"
+            seen, deadline = set(), time.monotonic() + (20 if LONG else 0.4)
+            while time.monotonic() < deadline:
+                for _ in range(100):
+                    try:
+                        record = log.record(log.next_offset - 1)
+                    except OffsetOutOfRange:  # this process was not run for a while, and what it wanted was trimmed
+                        continue
+                    assert record.value == bytes([record.offset % 256]) * size
+                    seen.add(record.offset)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert len(seen) > 3
+
+
+@pytest.mark.parametrize("write", ["map", "pwrite"])
 def test_a_process_stopped_for_a_while_is_not_taken_for_dead(memory, write, rng):
     """The others wait for it if they must, and nothing of its is undone: no record is lost or wrong on either side."""
     model, path = Model(), memory / "log"

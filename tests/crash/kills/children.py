@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-_alive: dict[int, Child] = {}
+_made: set[Child] = set()  # and not stopped
 
 
 class Died(AssertionError):
@@ -40,6 +40,7 @@ class Child:
         if self.pid == 0:
             code = 1
             try:
+                os.setpgid(0, 0)
                 die_with_parent()
                 self._ours.close()
                 for signum in (signal.SIGINT, signal.SIGTERM):
@@ -56,8 +57,10 @@ class Child:
             finally:
                 os._exit(code)
         theirs.close()
+        with contextlib.suppress(OSError):  # a group of its own, of which it may be the first to go
+            os.setpgid(self.pid, self.pid)
         self.status: int | None = None
-        _alive[self.pid] = self
+        _made.add(self)
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         if self.status is None:
@@ -70,7 +73,6 @@ class Child:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.status = os.waitstatus_to_exitcode(status)
-                _alive.pop(self.pid, None)
             elif time.monotonic() > deadline:
                 raise Died(f"{self.name} ({self.pid}) still runs after {timeout:g} s{whereabouts(self.pid)}")
             else:
@@ -87,7 +89,6 @@ class Child:
                 return True
             if pid:
                 self.status = os.waitstatus_to_exitcode(status)
-                _alive.pop(self.pid, None)
                 return False
             time.sleep(0.0005)
         raise Died(f"{self.name} ({self.pid}) neither stopped nor ended in {timeout:g} s{whereabouts(self.pid)}")
@@ -109,11 +110,12 @@ class Child:
         return Died(f"{self.name} ({self.pid}) ended with {self.wait(5.0)} and no answer")
 
     def stop(self) -> int:
-        """End it, however it is; how it ended."""
-        if self.status is None:
-            self.kill(signal.SIGKILL)
+        """End it and what it started, however it is; how it ended."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
         how = self.wait()
         self._ours.close()
+        _made.discard(self)
         return how
 
     def __enter__(self) -> Child:
@@ -232,6 +234,6 @@ def whereabouts(pid: int) -> str:
 
 
 def stop_all() -> None:
-    """End every child there is."""
-    for child in list(_alive.values()):
+    """End every child there is, and what those that are gone have left."""
+    for child in list(_made):
         child.stop()

@@ -13,7 +13,7 @@ import struct
 from bisect import bisect_left, bisect_right
 from typing import Any
 
-OBJECT, DATA, BEGIN, END, NAME, SAY = range(1, 7)
+OBJECT, DATA, BEGIN, END, NAME, SAY, FAIL, WROTE = range(1, 9)
 RECORD = struct.Struct("<IHHQIIq")
 SECTOR = 512
 PAGE = 4096
@@ -31,6 +31,7 @@ class Shim:
         self._log.argtypes, self._log.restype = [ctypes.POINTER(ctypes.c_size_t)], ctypes.c_void_p
         self._end, self._boot, self._options = lib.power_end, lib.power_boot, lib.power_options
         self._settle = lib.power_settle
+        self.fail, self.mortal = lib.power_fail, lib.power_mortal  # see shim.c
         self._boot.argtypes = [ctypes.c_char_p]
 
     def begin(self, root: str, options: int = 0) -> None:
@@ -66,6 +67,8 @@ class File:
         self.page_times: dict[int, list[int]] = {}
         self.sync_begins: list[int] = []
         self.sync_ends: list[int] = []
+        self.fails: list[int] = []
+        self.rewritten: dict[int, list[int]] = {}
 
     def change(self, at: int, size: int, data: memoryview) -> None:
         if size < self.sizes[-1]:
@@ -94,6 +97,27 @@ class File:
         # Ends rise; their begins may not, when two threads sync at once.
         n = bisect_right(self.sync_ends, moment)
         return max(self.sync_begins[:n], default=0)
+
+    def page_floor(self, page: int, moment: int) -> int:
+        """The floor of one page. After a failed sync the kernel takes the page for clean, and no sync writes it until it is changed or
+        written again."""
+        if not self.fails or self.fails[0] > moment:
+            return self.floor(moment)
+        changes = self.page_times.get(page, [])
+        dirtied = sorted([*changes, *self.rewritten.get(page, [])])
+        events = [(at, FAIL, at) for at in self.fails] + [(end, END, begin) for begin, end in zip(self.sync_begins, self.sync_ends)]
+        floor, forgotten = 0, -1  # when it was forgotten; -1 is never
+        for at, kind, begin in sorted(events):
+            if at > moment:
+                break
+            if forgotten >= 0 and bisect_right(dirtied, begin) > bisect_right(dirtied, forgotten):
+                forgotten = -1
+            if kind == FAIL:
+                if bisect_right(dirtied, at) > bisect_right(dirtied, floor):
+                    forgotten = at
+            elif forgotten < 0:
+                floor = max(floor, begin)
+        return floor
 
     def size_at(self, moment: int) -> int:
         n = bisect_right(self.size_times, moment)
@@ -170,6 +194,11 @@ class History:
             elif kind == NAME:
                 name = bytes(data).split(b"\0", 1)[0].decode()
                 self.objects[number].change(value, name, other)  # type: ignore[arg-type]
+            elif kind == FAIL:
+                self.objects[number].fails.append(sequence)  # type: ignore[union-attr]
+            elif kind == WROTE:
+                for page in range(value // PAGE, (value + other - 1) // PAGE + 1):
+                    self.objects[number].rewritten.setdefault(page, []).append(sequence)  # type: ignore[union-attr]
             elif kind == SAY:
                 self.said.append((sequence, json.loads(bytes(data[:value]))))
             if kind in self.kinds:

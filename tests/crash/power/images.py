@@ -133,7 +133,7 @@ class Image:
         rng, taste = self.rng, self.taste
         chosen = []
         for page in range((size + PAGE - 1) // PAGE):
-            times = file.times_between(page, floor, self.moment)
+            times = file.times_between(page, file.page_floor(page, self.moment), self.moment)
             if len(times) > 1 and taste.torn and rng.random() < taste.torn:
                 bytes_ = b"".join(file.sector_at(page * 8 + i, self._one(times)) for i in range(8))
                 chosen.append(f"{page} torn")

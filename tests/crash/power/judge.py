@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from seglog.engine.errors import CorruptBatch, CorruptSegment
+from seglog.engine.errors import CorruptBatch, CorruptSegment, StoreIOError
 
 from .workload import Settings, Writer, identity
 
@@ -35,6 +35,7 @@ class Model:
         self.always: set[int] = set()  # offsets whose append returned with "always"
         self.absent: set[int] = set()  # ids that a recovery did not find
         self.gone: set[int] = set()  # offsets of such records: told lost, never to be seen again, nor given out
+        self.perhaps: set[int] = set()  # offsets of records that a power cut may have taken
         self.durable = 0
         self.trim_begun = self.trim_held = 0
         self.levels: set[str] = set()
@@ -85,9 +86,17 @@ class Model:
         elif what == "looked":
             first, there = rest[0], set(rest[1])
             # What was on its way when the power went has arrived, or never will.
+            self.perhaps.clear()
             self.gone |= {offset for offset, n in self.given.items() if n not in there}
             self.absent |= {n for n in self.sizes.keys() - there if self.offsets.get(n, first) >= first}
             self.pending.clear()
+
+    def rebooted(self) -> None:
+        """The power went, and nobody has looked since what is left. What was not promised by then may be there or not, for ever:
+        what is said to be durable later, after a recovery that nobody looked at, does not mean these."""
+        self.perhaps |= {o for o in self.given if o >= self.durable and o not in self.always}
+        self.clean = None
+        self.pending.clear()
 
     @property
     def promised(self) -> bool:
@@ -112,7 +121,8 @@ class Model:
                 wrong.append(f"record {number:#x} is there twice, at {at[number]} and {offset}")
             at[number] = offset
         there = {offset for offset, _ in seen.records}
-        missing = [o for o in sorted(self.given) if o >= self.trim_begun and o not in there and o not in self.gone]
+        out = there | self.gone | self.perhaps
+        missing = [o for o in sorted(self.given) if o >= self.trim_begun and o not in out]
         for offset in missing:
             if offset < self.durable or offset in self.always:
                 wrong.append(
@@ -233,6 +243,7 @@ class Judge:
         self.path, self.rng, self.boots, self.opener = path, rng, boots, opener
         self.model = copy.deepcopy(model)
         self.also: Callable[..., None] = lambda *words: None
+        self.fail: Callable[[int], None] = lambda n: None  # so that the n-th sync fails
         self.before_reboot: Callable[[], None] = lambda: None
         self.wrong: list[str] = []
         self.lost = self.found = self.losses = 0
@@ -256,7 +267,13 @@ class Judge:
             recover = rng.choice(["raise", "skip"])
             model = self.model if round else copy.deepcopy(self.model)
             self.say("open", writer.fsync)
-            writer.log = writer.settings.open(self.opener, self.path, writer.fsync, recover=recover)
+            if rng.random() < 0.1:
+                self.fail(rng.choice([1, 2, 3, 4]))
+            try:
+                writer.log = writer.settings.open(self.opener, self.path, writer.fsync, recover=recover)
+            except StoreIOError:
+                writer.log = writer.settings.open(self.opener, self.path, writer.fsync, recover=recover)
+            self.fail(0)
             seen = look(writer.log, rng, model.promised)
             model.clean = clean
             self._complain(round, model.check(seen))

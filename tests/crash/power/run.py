@@ -7,18 +7,23 @@ stand still. Image n of a seed is always the same (unless its workload has threa
 from __future__ import annotations
 
 import argparse
+import atexit
 import faulthandler
+import functools
+import gc
 import json
 import os
 import random
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +46,12 @@ def compiler() -> str | None:
     return next((found for name in (os.environ.get("CC", "cc").split()[0], "cc", "gcc", "clang") if (found := shutil.which(name))), None)
 
 
-def build_shim(to: Path) -> Path:
-    library = to / "shim.so"
+@functools.cache
+def build_shim() -> Path:
+    """The library, in a folder that goes with this process."""
+    folder = tempfile.TemporaryDirectory(prefix="seglog-shim-")
+    atexit.register(folder.cleanup)
+    library = Path(folder.name) / "shim.so"
     subprocess.run(
         [str(compiler()), "-O2", "-Wall", "-shared", "-fPIC", "-o", str(library), str(HERE / "shim.c"), "-ldl", "-lpthread"], check=True
     )
@@ -62,22 +71,27 @@ def preloaded(library: Path) -> dict[str, str]:
 # ---- in a worker ------------------------------------------------------------------------------------------------
 
 
+def of_a_store(workload: int) -> bool:
+    """One workload in five is a store with topics, the others are bare logs."""
+    return workload % 5 == 4
+
+
 class Worker:
     """Judges images, one after the other, in a process under the shim."""
 
-    def __init__(self, seed: str, keep: str, breaks: str | None = None, fsync: str | None = None, judged_as: str | None = None) -> None:
+    def __init__(self, seed: str, keep: str, place: str, breaks: str | None = None, fsync: str | None = None, kill_at: int = -1) -> None:
         from . import broken
         from .history import Shim
 
-        self.seed, self.keep, self.fsync, self.judged_as = seed, keep, fsync, judged_as
+        self.seed, self.keep, self.kill_at = seed, keep, kill_at
         self.shim = Shim()
         self.breaks = broken.find(breaks)
+        self.fsync = fsync or self.breaks.fsync
         self.boot = 0
         self.counts: Counter[str] = Counter()
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self.place = tempfile.mkdtemp(prefix="seglog-power-", dir=memory)
+        self.place = tempfile.mkdtemp(dir=place)
         self.disk = os.path.join(self.place, "disk")  # one path for all: losses name it
-        self.failures: list[dict[str, Any]] = []
+        self.tell: Callable[[Any], None] = lambda message: None
 
     def reboot(self) -> None:
         self.boot += 1
@@ -85,6 +99,7 @@ class Worker:
 
     def workload(self, number: int) -> tuple[Any, str]:
         """Run workload `number`; its history, and what it was."""
+        from .stores import StoreWorkload
         from .workload import Workload
 
         rng = random.Random(f"{self.seed}:{number}")
@@ -92,8 +107,9 @@ class Worker:
         root = self.disk
         os.mkdir(root)
         self.reboot()
-        work = Workload(os.path.join(root, "log"), rng, self.shim.say, self.breaks.opener, self.fsync)
-        self.shim.begin(root, self.breaks.options)
+        kind: Any = StoreWorkload if of_a_store(number) else Workload
+        work = kind(os.path.join(root, "log"), rng, self.shim, self.breaks.opener, self.fsync)
+        self.shim.begin(root, self.breaks.shim)
         try:
             work.run()
         finally:
@@ -101,11 +117,13 @@ class Worker:
             shutil.rmtree(root)
         return history, str(work)
 
-    def run(self, first: int, stop: int, tell: Any, only: bool = False) -> None:
+    def run(self, first: int, stop: int) -> None:
         """Images first .. stop-1."""
         at = -1
         for number in range(first, stop):
-            tell(number)
+            self.tell(number)
+            if number == self.kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
             try:
                 if number // PER_WORKLOAD != at:
                     at = number // PER_WORKLOAD
@@ -113,17 +131,19 @@ class Worker:
                     history, what = self.workload(at)
             except Exception:
                 at = -1
-                self.failures.append({"image": number, "wrong": [traceback.format_exc()], "notes": ["in the workload"]})
+                self.tell({"failure": {"image": number, "wrong": [traceback.format_exc()], "notes": ["in the workload"]}})
                 continue
             rng = random.Random(f"{self.seed}:{number}:image")
             os.urandom = rng.randbytes
-            self._image(number, history, what, rng, only)
+            self._image(number, history, what, rng)
 
-    def _image(self, number: int, history: Any, what: str, rng: random.Random, only: bool) -> None:
+    def _image(self, number: int, history: Any, what: str, rng: random.Random) -> None:
         from .images import Image
-        from .judge import Model
+        from .judge import Judge, Model
+        from .stores import StoreJudge, StoreModel
 
-        model = Model(self.judged_as)
+        store = of_a_store(number // PER_WORKLOAD)
+        model: Any = (StoreModel if store else Model)(self.breaks.judged_as)
         cut, generation, after = history, 0, 0
         trail = [f"image {number} of seed {self.seed}: {what}"]
         while True:
@@ -135,7 +155,8 @@ class Worker:
             image.write(place)
             again = rng.random() < AGAIN and generation < 2
             trail += [f"generation {generation}:", *image.notes]
-            wrong, following = self._judge(place, model, rng, generation, again)
+            judge: Any = (StoreJudge if store else Judge)(os.path.join(place, "log"), model, rng, self.reboot, self.breaks.opener)
+            wrong, following = self._judge(judge, place, generation, again)
             self.counts["images"] += 1
             self.counts["again"] += generation > 0
             self.counts["changed"] += image.old_pages + image.old_names > 0
@@ -147,7 +168,8 @@ class Worker:
                 shutil.move(place, kept + ".after")
                 rng.setstate(state)
                 Image(cut, moment, rng).write(kept)
-                self.failures.append({"image": number, "generation": generation, "wrong": wrong, "notes": trail, "kept": kept})
+                failure = {"image": number, "generation": generation, "wrong": wrong[:20], "notes": trail[:60], "kept": kept}
+                self.tell({"failure": failure})
                 Path(kept + ".txt").write_text("\n".join([*trail, *wrong, "", *(f"{at} {words}" for at, words in cut.said if at <= moment)]))
                 return
             shutil.rmtree(place, ignore_errors=True)
@@ -155,19 +177,16 @@ class Worker:
                 return
             cut, generation = following, generation + 1
             # Mostly inside recovery, which is what this is for.
-            opened = [at for at, words in cut.said if words[0] == "opened"]
+            opened = [at for at, words in cut.said if "opened" in words[:3]]
             if opened and rng.random() < 0.7:
                 cut.last = opened[0]
 
-    def _judge(self, place: str, model: Any, rng: random.Random, generation: int, again: bool) -> tuple[list[str], Any]:
-        from .judge import Judge
-
-        judge = Judge(os.path.join(place, "log"), model, rng, self.reboot, self.breaks.opener)
+    def _judge(self, judge: Any, place: str, generation: int, again: bool) -> tuple[list[str], Any]:
         self.breaks.prepare(judge)
         following = None
         if again:
-            self.shim.begin(place, self.breaks.options)
-            judge.also = self.shim.say
+            self.shim.begin(place, self.breaks.shim)
+            judge.also, judge.fail = self.shim.say, self.shim.fail
         try:
             wrong = judge.judge(16 + generation)
         except Exception:
@@ -185,26 +204,25 @@ class Worker:
 def work(arguments: list[str]) -> None:
     """A worker's life: ranges of images come on stdin, what was found goes to stdout."""
     faulthandler.enable()
-    say, stdout = os.dup(1), sys.stdout
+    say = os.dup(1)
     os.dup2(2, 1)
-    options = json.loads(arguments[0])
-    only = options.pop("only", False)
-
-    def tell(message: Any) -> None:
-        os.write(say, (json.dumps(message) + "\n").encode())
-
-    worker = Worker(**options)
-    tell("ready")
+    worker = Worker(**json.loads(arguments[0]))
+    worker.tell = lambda message: write_all(say, (json.dumps(message) + "\n").encode())
+    gc.collect()
+    gc.freeze()  # what is there now stays; looking for garbage is then cheap
+    worker.tell({"counts": {}})
     try:
         for line in sys.stdin:
-            first, stop = map(int, line.split())
-            worker.run(first, stop, tell, only)
-            tell({"done": [first, stop], "counts": worker.counts, "failures": worker.failures})
+            worker.run(*map(int, line.split()))
+            worker.tell({"counts": worker.counts})
             worker.counts.clear()
-            worker.failures.clear()
     finally:
         shutil.rmtree(worker.place, ignore_errors=True)
-        del stdout
+
+
+def write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 # ---- in the one that watches --------------------------------------------------------------------------------------
@@ -225,6 +243,10 @@ class Result:
             f"{c['ordered']:,} ordered, {c['bare']:,} bare; {c['changed']:,} with something old; {c['records found']:,} records found; "
             f"{c['records lost']:,} unsynced ones lost, in {c['images with losses']:,} images; {len(self.failures):,} failures"
         )
+
+    def says(self, what: str) -> bool:
+        """Whether some failure says that."""
+        return any(what in text for failure in self.failures for text in failure["wrong"])
 
     def explain(self, most: int = 3) -> str:
         texts = []
@@ -248,8 +270,8 @@ class Crew:
             stdout=subprocess.PIPE,
         )
 
-    def run(self, images: int, first: int = 0, progress: bool = False, enough: int = 10) -> Result:
-        """Judge images first .. first+images-1; stops early after `enough` failures."""
+    def run(self, images: int, first: int, progress: bool, enough: int, until: str) -> Result:
+        """Judge images first .. first+images-1; stops early after `enough` failures, or one that says `until`."""
         result, began = Result(), time.monotonic()
         step = PER_WORKLOAD * max(1, min(10, images // PER_WORKLOAD // self.count // 4))
         ranges = [(at, min(at + step, first + images)) for at in range(first, first + images, step)]
@@ -267,7 +289,7 @@ class Crew:
             process.kill()
             process.wait()
             process.stdout.close()
-            if range_ is not None:
+            if range_ is not None and how:
                 result.failures.append({"image": at, "wrong": [f"the worker {how} (status {process.returncode})"], "notes": []})
                 if at is not None and at + 1 < range_[1]:
                     ranges.append((at + 1, range_[1]))
@@ -300,27 +322,45 @@ class Crew:
                     if isinstance(message, int):
                         worker[1] = message
                         continue
-                    if isinstance(message, dict):
+                    if "failure" in message:
+                        result.failures.append(message["failure"])
+                    else:
                         result.counts.update(message["counts"])
-                        result.failures += message["failures"]
-                    feed(worker)
+                        feed(worker)
+            if len(result.failures) >= enough or (until and result.says(until)):
+                break
             for fd in [fd for fd, worker in alive.items() if time.monotonic() - worker[3] > SILENCE]:
                 died(fd, f"said nothing for {SILENCE:g} s")
             if progress and time.monotonic() - said > 10:
                 said = time.monotonic()
                 result.seconds = said - began
                 print(result, flush=True)
+        for fd in list(alive):
+            died(fd, "")
         result.seconds = time.monotonic() - began
         return result
 
 
-def judge_images(images: int, seed: str, *, keep: str, first: int = 0, jobs: int | None = None, progress: bool = False, enough: int = 10, **options: Any) -> Result:
+def judge_images(
+    images: int,
+    seed: str,
+    *,
+    keep: str,
+    first: int = 0,
+    jobs: int | None = None,
+    progress: bool = False,
+    enough: int = 10,
+    until: str = "",
+    **options: Any,
+) -> Result:
     """Judge so many images of this seed; the failing ones are kept in `keep`."""
     os.makedirs(keep, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="seglog-shim-") as folder:
-        library = build_shim(Path(folder))
-        crew = Crew(library, {"seed": seed, "keep": keep, **options}, jobs or min(os.cpu_count() or 1, max(1, images // PER_WORKLOAD)))
-        return crew.run(images, first, progress, enough)
+    # Images live in memory: there they are written and synced fast, and the shim knows what a disk would have.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="seglog-power-", dir=memory, ignore_cleanup_errors=True) as place:
+        options |= {"seed": seed, "keep": os.path.abspath(keep), "place": place}
+        crew = Crew(build_shim(), options, jobs or min(os.cpu_count() or 1, max(1, images // PER_WORKLOAD)))
+        return crew.run(images, first, progress, enough, until)
 
 
 def main() -> int:
@@ -342,7 +382,7 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     options: dict[str, Any] = {"fsync": arguments.fsync, "breaks": arguments.breaks}
     if arguments.only is not None:
-        result = judge_images(1, seed, keep=arguments.keep, first=arguments.only, jobs=1, only=True, **options)
+        result = judge_images(1, seed, keep=arguments.keep, first=arguments.only, jobs=1, **options)
     else:
         result = judge_images(arguments.images, seed, keep=arguments.keep, first=arguments.first, jobs=arguments.jobs, progress=True, **options)
     print(result)

@@ -13,6 +13,8 @@
  *     power_settle()         all that is there now is on the disk: as after a boot
  *     power_end()            stop
  *     power_log(&size)       where the records are
+ *     power_fail(n)          the n-th sync of a file from now on fails with EIO, and the kernel forgets what was dirty, as Linux does
+ *     power_mortal(n)        this process is killed at the n-th place from now on where it syncs or changes a name
  *     power_boot(id)         what /proc/sys/kernel/random/boot_id says from now on
  *     power_options(bits)    1: directory syncs are forgotten; 2: file syncs are forgotten (to see that judges notice);
  *                            4: nothing is compared at marks
@@ -26,6 +28,8 @@
  *     4 END        object              sequence of BEGIN
  *     5 NAME       directory object    group             1: directory  name; other 0: the name is gone
  *     6 SAY                                                          text
+ *     7 FAIL       file                                              (a sync that failed)
+ *     8 WROTE      file      bytes     position                      (a write; told only after a sync has failed)
  *
  * NAMEs with one group changed together (a rename).  Syncs that failed have no END.
  */
@@ -36,6 +40,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -47,7 +52,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-enum { OBJECT = 1, DATA, BEGIN, END, NAME, SAY };
+enum { OBJECT = 1, DATA, BEGIN, END, NAME, SAY, FAIL, WROTE };
 enum { FORGET_DIRECTORIES = 1, FORGET_FILES = 2, NO_MARKS = 4 };
 enum { SECTOR = 512, OBJECTS = 65536, NAMES = 65536, NAME_BYTES = 128 };
 
@@ -61,7 +66,8 @@ struct name { uint32_t directory, object, seen; char text[NAME_BYTES]; };
 
 static struct state {
     pthread_mutex_t mutex;
-    volatile int active;
+    volatile int active, failed;
+    int fail_in;
     unsigned options;
     uint64_t sequence;
     size_t logged, taken; /* of the log, and of the memory behind it */
@@ -73,6 +79,7 @@ static struct state {
     char chunk[CHUNK];
 } *S;
 static char *log_at, *memory;
+static int mortal; /* of this process alone: how many places until it is killed */
 
 #define FIND(name) ({ static void *at; if (!at) at = dlsym(RTLD_NEXT, name); at; })
 
@@ -86,6 +93,11 @@ static void lock(void) {
 }
 
 static void unlock(void) { pthread_mutex_unlock(&S->mutex); }
+
+/* A place where something was done, or is about to be: some processes die here. */
+static void place(void) {
+    if (mortal && __atomic_sub_fetch(&mortal, 1, __ATOMIC_RELAXED) == 0) kill(getpid(), SIGKILL);
+}
 
 /* ---- the history ------------------------------------------------------------------------------------------- */
 
@@ -210,7 +222,7 @@ static void note_name(uint32_t directory, uint32_t object, uint64_t group, const
 /* List a directory, and note what is new and what is gone.  All of it changed at once. */
 static void list(uint32_t directory) {
     char path[PATH_MAX], full[PATH_MAX + 300];
-    uint32_t n, object, fresh[64], freshes = 0;
+    uint32_t n, object, before = S->objects, after;
     uint64_t group = S->sequence + 1;
     struct dirent *entry;
     DIR *open;
@@ -233,8 +245,6 @@ static void list(uint32_t directory) {
         S->name[n].directory = directory, S->name[n].object = object, S->name[n].seen = 1;
         strcpy(S->name[n].text, entry->d_name);
         note_name(directory, object, group, entry->d_name);
-        if (freshes < 64) fresh[freshes++] = object;
-        else die("too many new names at once");
     }
     closedir(open);
     for (n = 0; n < S->names; n++)
@@ -248,9 +258,9 @@ static void list(uint32_t directory) {
         for (n = 0; n < S->names && S->name[n].object != object; n++) {}
         if (n == S->names) S->object[object].live = 0;
     }
-    for (n = 0; n < freshes; n++) {
-        if (S->object[fresh[n]].directory) list(fresh[n]);
-        else if (path_of(fresh[n], full)) compare(fresh[n], full);
+    for (object = before + 1, after = S->objects; object <= after; object++) { /* those that came */
+        if (S->object[object].directory) list(object);
+        else if (path_of(object, full)) compare(object, full);
     }
 }
 
@@ -307,7 +317,7 @@ uint64_t power_begin(const char *root) {
         madvise(log_at, S->logged & ~(size_t)4095, MADV_REMOVE);
         madvise(memory, S->taken & ~(size_t)4095, MADV_REMOVE);
     }
-    S->logged = S->taken = 0, S->sequence = 0, S->objects = S->names = 0;
+    S->logged = S->taken = 0, S->sequence = 0, S->objects = S->names = 0, S->failed = S->fail_in = 0;
     snprintf(S->root, sizeof S->root, "%s", root);
     S->root_length = strlen(S->root);
     if (object_of(S->root) != 1) die("the root is not there");
@@ -361,6 +371,8 @@ const char *power_log(size_t *size) {
     return log_at;
 }
 
+void power_fail(int n) { S->fail_in = n; }
+void power_mortal(int n) { mortal = n; }
 void power_boot(const char *id) { snprintf(S->boot, sizeof S->boot, "%s\n", id); }
 
 /* ---- syncs ------------------------------------------------------------------------------------------------- */
@@ -394,10 +406,42 @@ static int synced(int fd, int (*real)(int)) {
     uint32_t id = 0;
     int rc;
     if (S && S->active && fstat(fd, &status) == 0) begun = sync_begin(status.st_dev, status.st_ino, &id);
+    if (begun) {
+        place();
+        if (S->fail_in && !S->object[id].directory && __atomic_sub_fetch(&S->fail_in, 1, __ATOMIC_RELAXED) == 0) {
+            lock();
+            note(FAIL, id, 0, begun, 0);
+            S->failed = 1;
+            unlock();
+            errno = EIO;
+            return -1;
+        }
+    }
     rc = real(fd);
-    if (rc == 0 && begun) sync_end(id, begun);
+    if (rc == 0 && begun) {
+        sync_end(id, begun);
+        place();
+    }
     return rc;
 }
+
+/* After a failed sync the kernel calls pages clean that the disk never saw; only what is written again is dirty again. */
+static ssize_t wrote(int fd, ssize_t size, off_t position) {
+    struct stat status;
+    uint32_t id;
+    int was = errno;
+    if (size <= 0 || !S || !S->active || !S->failed || fstat(fd, &status) != 0) return size;
+    if (position < 0) position = lseek(fd, 0, SEEK_CUR) - size;
+    lock();
+    if ((id = find(status.st_dev, status.st_ino))) note(WROTE, id, size, position, 0);
+    unlock();
+    errno = was;
+    return size;
+}
+
+ssize_t write(int fd, const void *data, size_t size) { return wrote(fd, syscall(SYS_write, fd, data, size), -1); }
+ssize_t pwrite(int fd, const void *data, size_t size, off_t at) { return wrote(fd, syscall(SYS_pwrite64, fd, data, size, at), at); }
+ssize_t pwrite64(int fd, const void *data, size_t size, off_t at) { return pwrite(fd, data, size, at); }
 
 int fsync(int fd) { return synced(fd, FIND("fsync")); }
 int fdatasync(int fd) { return synced(fd, FIND("fdatasync")); }
@@ -449,6 +493,7 @@ static int opened(int dirfd, const char *path, int flags, mode_t mode) {
         return fd;
     }
     if (!(flags & (O_CREAT | O_TRUNC)) || !absolute(dirfd, path, full)) return syscall(SYS_openat, dirfd, path, flags, mode);
+    place();
     lock();
     fd = syscall(SYS_openat, dirfd, path, flags, mode);
     was = errno;
@@ -457,6 +502,7 @@ static int opened(int dirfd, const char *path, int flags, mode_t mode) {
         if (flags & O_TRUNC && fstat(fd, &status) == 0 && (id = find(status.st_dev, status.st_ino))) compare(id, full);
     }
     unlock();
+    place();
     errno = was;
     return fd;
 }
@@ -476,10 +522,12 @@ int creat64(const char *path, mode_t mode) { return creat(path, mode); }
     int a = (one), b = (other), rc; \
     (void)first, (void)second; \
     if (!a && !b) return (call); \
+    place(); \
     lock(); \
     rc = (call); \
     if (rc == 0) changed(a ? first : NULL, b ? second : NULL); \
     unlock(); \
+    place(); \
     return rc
 
 int renameat2(int from, const char *old, int to, const char *new, unsigned flags) {

@@ -9,14 +9,19 @@ A record's payload says who it is: its id, its size and a hash come first, so th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import signal
 import struct
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import xxhash
+
+from seglog.engine.errors import PartitionFailed, SeglogError, StoreIOError
 
 IDENTITY = struct.Struct("<QQ")
 POOL = random.Random(0).randbytes(1 << 18)
@@ -64,6 +69,7 @@ class Settings:
         self.codec = rng.choice(["none"] * 7 + ["zstd"])
         self.age = rng.choice([0.0, 0.0, 0.02])
         self.clock = Clock()
+        self.failures = 0  # syncs that failed so far
 
     def level(self, rng: random.Random) -> str:
         return rng.choice(LEVELS) if self.mixed else self.fsync
@@ -90,7 +96,7 @@ class Writer:
         self, who: int, path: str, settings: Settings, rng: random.Random, say: Callable[..., None], opener: Callable[..., Any]
     ) -> None:
         self.who, self.path, self.settings, self.rng, self.say, self.opener = who, path, settings, rng, say, opener
-        self.made = self.ops = 0
+        self.made = self.ops = self.opened_after = 0
         self.log: Any = None
         self.fsync = settings.fsync
         self.sizes = rng.choice([[16, 50, 100], [100, 1000, 3000], [16, 300, 9000], [2000], [40, 40, 40, 33_000, 70_000], [448]])
@@ -98,6 +104,7 @@ class Writer:
     def open(self) -> None:
         self.fsync = self.settings.level(self.rng)
         self.say("open", self.fsync)
+        self.opened_after = self.settings.failures
         self.log = self.settings.open(self.opener, self.path, self.fsync)
         self.say("opened", self.log.next_offset, self.log.durable_offset, self.log.epoch)
 
@@ -149,7 +156,9 @@ class Writer:
         following, epoch = self.log.next_offset, self.log.epoch
         self.log.close()
         self.log = None
-        self.say("closed", self.fsync, following, epoch)
+        # A handle from before a sync failed is good for nothing more: what others appended since is not its business.
+        stale = self.opened_after != self.settings.failures
+        self.say("closed", "never" if stale else self.fsync, following, epoch)
 
     def reopen(self) -> None:
         self.close()
@@ -159,44 +168,97 @@ class Writer:
         """As a process that ends without a word."""
         self.log = None
 
+    def fail_over(self) -> None:
+        """After a sync that failed: close, open again, go on."""
+        self.say("failed")
+        self.settings.failures += 1
+        if self.log is not None:
+            with contextlib.suppress(SeglogError):
+                self.log.close()
+        self.log = None
+        try:
+            self.open()
+        except StoreIOError:  # the one that failed was in here
+            self.open()
+
     def work(self, steps: int, trims: bool = True) -> None:
         verbs: list[Callable[[], None]] = [self.append] * 12 + [self.append_many] * 5 + [self.sync] * 3 + [self.upkeep] * 4
         verbs += [self.reopen] * 2 + [self.trim] * trims
         if self.rng.random() < 0.3:  # nothing but appends: rolls tell what the level is worth
             verbs = [self.append, self.append_many]
         if self.log is None:
-            self.open()
+            try:
+                self.open()
+            except StoreIOError:
+                self.fail_over()
         for _ in range(steps):
-            self.rng.choice(verbs)()
+            try:
+                self.rng.choice(verbs)()
+            except (PartitionFailed, StoreIOError):
+                self.fail_over()
 
 
 class Workload:
-    """One seeded program on the log at `path`: one writer, two in turn, some threads, or some processes."""
+    """One seeded program on the log at `path`: one writer, two in turn, some threads, or some processes; one whose syncs fail, and one
+    that is killed while another goes on.
 
-    def __init__(self, path: str, rng: random.Random, say: Callable[..., None], opener: Callable[..., Any], fsync: str | None = None) -> None:
-        self.rng = rng
+    `teller` has `say`, and for the last two `fail` and `mortal`: a Shim.
+    """
+
+    def __init__(self, path: str, rng: random.Random, teller: Any, opener: Callable[..., Any], fsync: str | None = None) -> None:
+        self.rng, self.teller = rng, teller
         self.settings = Settings(rng, fsync)
-        self.shape = rng.choice(["one", "one", "one", "one", "two", "threads", "processes"])
+        self.shape = rng.choice(["one", "one", "one", "one", "two", "threads", "processes", "failing", "mortal"])
         count = 1 if self.shape == "one" else 2
-        self.writers = [Writer(1 + i, path, self.settings, random.Random(rng.random()), say, opener) for i in range(count)]
+        self.writers = [
+            Writer(1 + i, path, self.settings, random.Random(rng.random()), teller.say, opener) for i in range(count)
+        ]
         self.steps = rng.choice([3, 10, 30, 60])
 
     def run(self) -> None:
+        first = self.writers[0]
+        half = [lambda writer=writer: writer.work(self.steps // 2 + 1) for writer in self.writers]
         if self.shape == "one":
-            self.writers[0].work(self.steps)
+            first.work(self.steps)
         elif self.shape == "two":
-            for _ in range(max(2, self.steps // 5)):
-                self.rng.choice(self.writers).work(5)
+            self._in_turn()
+        elif self.shape == "failing":
+            if self.rng.random() < 0.5:
+                first.open()
+            self.teller.fail(self.rng.choice([1, 2, 3, 5, 9]))
+            self._in_turn()
+            self.teller.fail(self.rng.choice([0, 1, 2]))
+            first.work(self.steps // 4 + 1)
         elif self.shape == "threads":
-            self.writers[1].log = None
-            together([lambda writer=writer: writer.work(self.steps // 2 + 1) for writer in self.writers])
+            together(half)
+        elif self.shape == "processes":
+            in_processes(half)
         else:
-            in_processes([lambda writer=writer: writer.work(self.steps // 2 + 1) for writer in self.writers])
+            self._survive(first, self.writers[1])
         if self.rng.random() < 0.3:
+            self.teller.fail(0)
             for writer in self.writers:
-                writer.close()
+                with contextlib.suppress(PartitionFailed):
+                    writer.close()
         for writer in self.writers:
             writer.drop()
+
+    def _in_turn(self) -> None:
+        for _ in range(max(2, self.steps // 5)):
+            self.rng.choice(self.writers).work(5)
+
+    def _survive(self, survivor: Writer, victim: Writer) -> None:
+        """One is killed, perhaps with the lock in its hands, and the other goes on."""
+        if self.rng.random() < 0.8:
+            survivor.work(self.rng.choice([1, 5]))
+        count = self.rng.choice([1, 2, 3, 5, 8, 13, 21])
+
+        def doomed() -> None:
+            self.teller.mortal(count)
+            victim.work(self.steps)
+
+        in_processes([doomed], may_die=True)
+        survivor.work(self.steps // 3 + 1)
 
     def __str__(self) -> str:
         s = self.settings
@@ -224,7 +286,7 @@ def together(tasks: list[Callable[[], None]]) -> None:
         raise errors[0]
 
 
-def in_processes(tasks: list[Callable[[], None]]) -> None:
+def in_processes(tasks: list[Callable[[], None]], may_die: bool = False) -> None:
     """Each in a forked child; the shim's history is shared."""
     children = []
     for task in tasks:
@@ -235,11 +297,9 @@ def in_processes(tasks: list[Callable[[], None]]) -> None:
                 task()
                 os._exit(0)
             except BaseException:
-                import traceback
-
                 traceback.print_exc()
                 os._exit(1)
         children.append(pid)
     statuses = [os.waitpid(pid, 0)[1] for pid in children]
-    if any(statuses):
+    if [status for status in statuses if status and not (may_die and status == signal.SIGKILL)]:
         raise RuntimeError(f"a child of the workload ended with {statuses}")
