@@ -48,9 +48,14 @@
 
 static inline int seglog_portable(void) {
     /* Read once; the answer never changes in a process.  Two threads may both read it: same answer. */
-    static int known = -1;
-    if (known < 0) { const char *e = getenv("SEGLOG_PORTABLE"); known = (e && *e && *e != '0') ? 1 : 0; }
-    return known;
+    static volatile uint32_t known = 0; /* 0: not asked yet, 1: no, 2: yes */
+    uint32_t answer = seglog_load_u32(&known);
+    if (answer == 0) {
+        const char *e = getenv("SEGLOG_PORTABLE");
+        answer = (e && *e && *e != '0') ? 2 : 1;
+        seglog_store_u32(&known, answer);
+    }
+    return answer == 2;
 }
 
 /* ---- memory ---------------------------------------------------------------------------------------------- */

@@ -82,6 +82,10 @@ def test_a_mapping_needs_an_open_file(arguments):
 # -- memory --------------------------------------------------------------------------------------------------------
 
 MIB = 1 << 20
+LOOKS_AT_MEMORY = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc/self/status")
+NOT_SANITIZED = pytest.mark.skipif(
+    os.environ.get("SEGLOG_BUILD") in ("asan", "tsan"), reason="a sanitizer has memory of its own"
+)
 MEASURE = textwrap.dedent("""
     import sys
     import numpy as np
@@ -111,7 +115,8 @@ MEASURE = textwrap.dedent("""
 """)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc/self/status")
+@LOOKS_AT_MEMORY
+@NOT_SANITIZED
 def test_reading_and_writing_a_large_log_takes_no_memory_of_its_own(tmp_path):
     """300 MB by default, 5 GB with SEGLOG_LONG=1: pages of the file come and go, the process's own stay few."""
     size = 5120 * MIB if os.environ.get("SEGLOG_LONG") else 300 * MIB
@@ -144,7 +149,8 @@ ONE_CALL = textwrap.dedent("""
 """)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc/self/status")
+@LOOKS_AT_MEMORY
+@NOT_SANITIZED
 def test_a_million_records_in_one_call_are_not_copied_as_a_whole(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", ONE_CALL, str(tmp_path / "log")], capture_output=True, text=True, timeout=100
