@@ -9,12 +9,12 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
 from crash.kills.ledger import Journal, Ledger
+from process.fair import fair
 from process.workers import LOCK, Words, look_at, opened
 
 TESTS = Path(__file__).parents[1]
@@ -95,9 +95,9 @@ def test_both_write_to_the_volume_and_see_the_death_of_the_other(memory, kinds):
         sides[0].communicate(timeout=20)
         assert Words(str(volume))[LOCK] != 0
         other = log or opened(str(volume))
-        began = time.monotonic()
+        began = fair()
         assert other.append(b"it is dead") == 1000
-        assert time.monotonic() - began < 1.0
+        assert fair() - began < 1.0
         sides[1].communicate(timeout=20)
         assert sides[1].returncode == 0
     finally:

@@ -14,6 +14,7 @@ import pytest
 
 import seglog
 from crash.kills.children import Child
+from process.fair import fair
 from process.workers import (
     LOCK,
     SMALL,
@@ -64,7 +65,10 @@ def test_forks_in_the_middle_of_what_other_threads_do(memory, rng):
 
     def append_and_read():
         offset = log.append(b"from a child")
-        assert log.record(offset).value == b"from a child"
+        try:
+            assert log.record(offset).value == b"from a child"
+        except seglog.OffsetOutOfRange:  # this child was kept from running, and the parent's threads trimmed beyond it
+            assert offset < log.first_offset
         log.sync()
         return offset
 
@@ -83,7 +87,7 @@ def test_forks_in_the_middle_of_what_other_threads_do(memory, rng):
         for _i in range(40):
             time.sleep(rng.random() * 0.003)
             child = Child(append_and_read)
-            offsets += [child.answer(5.0)]
+            offsets += [child.answer()]
             child.stop()
     finally:
         stop.set()
@@ -240,9 +244,9 @@ def test_the_lock_of_a_dead_parent_is_taken_though_its_child_lives(memory, child
         log = opened(path)
         if os.fork() == 0:
             os.read(go, 1)
-            began = time.monotonic()
+            began = fair()
             log.append(b"child")
-            os.write(tell, b"%d" % ((time.monotonic() - began) * 1e6))
+            os.write(tell, b"%d" % ((fair() - began) * 1e6))
             time.sleep(60)
         Words(path)[LOCK] = log.liveness.word
         os.kill(os.getpid(), signal.SIGKILL)
@@ -252,9 +256,9 @@ def test_the_lock_of_a_dead_parent_is_taken_though_its_child_lives(memory, child
         if child_first:
             os.write(tell_to_go, b"!")
             assert int(os.read(told, 20)) < 1_000_000
-        began = time.monotonic()
+        began = fair()
         other.append(b"other")
-        assert time.monotonic() - began < 1.0
+        assert fair() - began < 1.0
         if not child_first:
             os.write(tell_to_go, b"!")
             assert int(os.read(told, 20)) < 1_000_000
@@ -276,9 +280,9 @@ def test_a_program_that_a_dead_parent_started_keeps_nothing_of_it_alive(memory):
     assert Child(parent).wait() == -signal.SIGKILL
     pid = int((memory / "pid").read_text())
     try:
-        began = time.monotonic()
+        began = fair()
         other.append(b"x")
-        assert time.monotonic() - began < 1.0
+        assert fair() - began < 1.0
     finally:
         os.kill(pid, signal.SIGKILL)
 

@@ -11,6 +11,7 @@ import pytest
 
 import seglog
 from crash.kills.children import Child, Servant
+from process.fair import fair
 from process.workers import LOCK, SYNC_LOCK, Words, hold, opened
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="meddles with shared words")
@@ -32,10 +33,10 @@ def test_a_killed_holder_is_displaced_at_once(memory, capsys):
     for i in range(30):
         with Child(hold, path, "die") as dead:
             assert dead.wait() == -signal.SIGKILL
-        began = time.monotonic()
+        began, counted = time.monotonic(), fair()
         assert log.append(b"x") == i
+        assert fair() - counted < 1.0
         waits.append(time.monotonic() - began)
-    assert max(waits) < 1.0
     with capsys.disabled():
         print(f" [{statistics.median(waits) * 1000:.2f} ms, at most {max(waits) * 1000:.1f}]", end="")
 
@@ -54,10 +55,10 @@ def test_those_who_already_wait_go_on_when_the_holder_is_killed(memory):
         time.sleep(0.1)
         assert words[LOCK] != 0
         holder.kill()
-        killed = time.monotonic()
+        killed = fair()
         for servant in waiting:
-            assert servant.reply(1.0)[0] == "ok"
-        assert time.monotonic() - killed < 1.0
+            assert servant.reply()[0] == "ok"
+        assert fair() - killed < 1.0
         for child in (holder, *waiting):
             child.stop()
     assert open_and_read_values(path) == [b"x"] * 15
@@ -80,10 +81,11 @@ def test_a_holder_that_is_stopped_or_slow_is_not_displaced_but_named(memory, the
     held = words[word]
     other = Servant(opened, path)
     for _ in range(2):
-        began = time.monotonic()
+        began, counted = time.monotonic(), fair()
         with pytest.raises(seglog.LockTimeout) as raised:
             log.append(b"while it was held")
-        assert PATIENCE <= time.monotonic() - began < PATIENCE + 0.8
+        assert time.monotonic() - began >= PATIENCE
+        assert fair() - counted < PATIENCE + 0.8
         assert raised.value.pid == holder.pid
         assert str(holder.pid) in str(raised.value)
         assert words[word] == held
@@ -100,7 +102,7 @@ def test_a_holder_that_is_stopped_or_slow_is_not_displaced_but_named(memory, the
         holder.kill(signal.SIGCONT)
         assert holder.answer() is True  # it had its lock all the time
     log.append(b"after")
-    assert other.ask(append, b"and another", timeout=1.0) == log.next_offset - 1
+    assert other.ask(append, b"and another") == log.next_offset - 1
     assert log.sync() == log.next_offset
 
 
