@@ -3,8 +3,6 @@ from typing_extensions import disjoint_base
 from seglog.engine.liveness import Liveness
 from seglog.engine.losses import Loss
 
-def describe_words(path: str) -> dict[str, int] | None: ...
-
 @disjoint_base
 class Tail:
     def trim(self, before: int) -> int: ...

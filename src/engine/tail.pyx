@@ -82,34 +82,6 @@ cdef int make_directories(str path, bint all) except -1:
     return 0
 
 
-def describe_words(path):
-    """What the shared words of the partition in `path` say, as a dict, read-only: for the doctor. None when they are not to be
-    believed now: another boot's, another file's, or not ready."""
-    cdef SharedWords w
-    cdef int64_t got
-    cdef int fd
-    name = os.path.join(path, "shm")
-    if not os.path.exists(name):
-        name = os.path.join(path, "tail.shm")
-    try:
-        fd = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    except OSError:
-        return None
-    try:
-        got = platform.pread_all(fd, <char *>&w, sizeof(w), 0)
-        status = os.fstat(fd)
-    finally:
-        os.close(fd)
-    cdef uint64_t boot = boot_hash()
-    if got != sizeof(w) or w.magic != SHARED_MAGIC or w.version != SHARED_VERSION or w.boot != boot or w.state != SHARED_READY \
-            or w.device != <uint64_t>status.st_dev or w.inode != <uint64_t>status.st_ino:
-        return None
-    return {
-        "first_offset": w.first_offset, "next_offset": w.next_offset, "durable_offset": w.durable_offset,
-        "active_base": w.active_base, "tail_position": w.tail_position, "epoch": w.epoch,
-    }
-
-
 cdef class Tail:
     """The writing end of one partition; `Log` is made on top of it."""
 
