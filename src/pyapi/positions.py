@@ -118,16 +118,12 @@ class Positions:
         make_directory(os.path.dirname(self.path) or ".")
         data = bytearray(PAIR * (1 + partitions))
         for sequence in (1, 2):
-            at = SECTOR * (sequence & 1)
-            data[at : at + SLOT_BYTES] = self._slot(COUNT, partitions, sequence, 0, 0)
+            put(data, COUNT, Commit(partitions, sequence, 0, 0, 0), self.topic_id)
         write_whole(self.path, bytes(data))
 
     def _is_anothers(self) -> bool:
         """Whether the file belongs to a topic that was deleted and whose name now means another one."""
-        head = os.read(self._fd, PAIR)
-        topics = {
-            SLOT.unpack_from(head, at)[6] for at in range(0, len(head), SECTOR) if intact(head[at : at + SLOT_BYTES])
-        }
+        topics = owners(os.read(self._fd, PAIR))
         return bool(topics) and self.topic_id not in topics
 
     def _map_all(self) -> None:
@@ -252,37 +248,19 @@ class Positions:
             raise ClosedError(f"the committed positions {self.path} are closed; nothing was committed", path=self.path)
         return self._map
 
-    def _slot(self, partition: int, offset: int, sequence: int, epoch: int, timestamp: int) -> bytes:
-        body = SLOT.pack(MAGIC, partition, offset, sequence, epoch, 0, self.topic_id, timestamp, 0)
-        return body + HASH.pack(xxhash.xxh3_64_intdigest(body))
-
     def _read(self, partition: int) -> Commit | None:
-        pair = PAIR * ((partition + 1) & COUNT)
-        best: Commit | None = None
-        damaged = 0
-        for at in (pair, pair + SECTOR):
-            slot = self._mapped[at : at + SLOT_BYTES]
-            if not intact(slot):
-                damaged += any(slot)
-                continue
-            _, number, offset, sequence, epoch, generation, topic, timestamp, _ = SLOT.unpack_from(slot)
-            if number != partition or topic != self.topic_id:
-                damaged += 1
-            elif best is None or sequence > best.sequence:
-                best = Commit(offset, sequence, epoch, generation, timestamp)
-        if best is None and damaged == 2:
+        best, damaged = pair_of(self._mapped, partition, self.topic_id)
+        if best is None and len(damaged) == 2:
             what = "its count of partitions" if partition == COUNT else f"partition {partition}"
             raise self._damage(f"has two damaged slots for {what}")
         return best
 
     def _write(self, partition: int, offset: int, epoch: int, timestamp: int) -> None:
         mapped = self._mapped
-        pair = PAIR * ((partition + 1) & COUNT)
         last = self._read(partition)
         sequence = 1 if last is None else last.sequence + 1
         for number in (sequence,) if last is not None else (1, 2):
-            at = pair + SECTOR * (number & 1)
-            mapped[at : at + SLOT_BYTES] = self._slot(partition, offset, number, epoch, timestamp)
+            put(mapped, partition, Commit(offset, number, epoch, 0, timestamp), self.topic_id)
         self.dirty = True
 
     def _damage(self, what: str) -> CorruptStore:
@@ -297,7 +275,39 @@ class Positions:
         return f"<Positions {self.path}, {self.partitions} partitions{', closed' if self.closed else ''}>"
 
 
-def intact(slot: bytes) -> bool:
+def put(data: mmap.mmap | bytearray, partition: int, commit: Commit, topic_id: int) -> None:
+    """Into the slot that its sequence says: even ones go to the first of the pair, odd ones to the second."""
+    offset, sequence, epoch, generation, timestamp = commit
+    body = SLOT.pack(MAGIC, partition, offset, sequence, epoch, generation, topic_id, timestamp, 0)
+    at = PAIR * ((partition + 1) & COUNT) + SECTOR * (sequence & 1)
+    data[at : at + SLOT_BYTES] = body + HASH.pack(xxhash.xxh3_64_intdigest(body))
+
+
+def pair_of(data: mmap.mmap | bytes | bytearray, partition: int, topic_id: int) -> tuple[Commit | None, list[int]]:
+    """The commit that holds, and the positions of damaged slots: none where nothing was ever written."""
+    pair = PAIR * ((partition + 1) & COUNT)
+    best: Commit | None = None
+    damaged = []
+    for at in (pair, pair + SECTOR):
+        slot = data[at : at + SLOT_BYTES]
+        if intact(slot):
+            _, number, offset, sequence, epoch, generation, topic, timestamp, _ = SLOT.unpack_from(slot)
+            if number != partition or topic != topic_id:
+                damaged.append(at)
+            elif best is None or sequence > best.sequence:
+                best = Commit(offset, sequence, epoch, generation, timestamp)
+        elif any(slot):
+            damaged.append(at)
+    return best, damaged
+
+
+def owners(data: bytes) -> set[int]:
+    """The ids of the topics that the first pair of slots names."""
+    slots = [data[at : at + SLOT_BYTES] for at in (0, SECTOR)]
+    return {SLOT.unpack_from(slot)[6] for slot in slots if intact(slot)}
+
+
+def intact(slot: bytes | bytearray) -> bool:
     """Whether these 64 bytes are some slot that was once written whole."""
     if len(slot) < SLOT_BYTES or not slot.startswith(b"SLCP"):
         return False
