@@ -82,6 +82,33 @@ def read_quarantine(directory: str, base_offset: int) -> list[tuple[int, int]]:
     return ranges
 
 
+def standing(losses: Iterable[Loss]) -> list[Loss]:
+    """Those of the losses that nobody set aside; one whose end nobody knows is, when the place where it begins is."""
+
+    def is_aside(loss: Loss) -> bool:
+        directory, name = os.path.split(loss.path)
+        aside = joined(read_quarantine(directory, int(name[:20]))) if name.endswith(".log") else ()
+        return any(low <= loss.start < high and loss.stop <= high for low, high in aside)
+
+    return [loss for loss in losses if not is_aside(loss)]
+
+
+def joined(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Sorted, and neighbours as one; a `stop` of -1 is behind everything.
+
+    >>> joined([(7, 9), (0, 3), (3, 5), (8, -1)])
+    ((0, 5), (7, -1))
+    """
+    out: list[tuple[int, int]] = []
+    for start, stop in sorted(ranges):
+        if out and (out[-1][1] < 0 or start <= out[-1][1]):
+            low, high = out[-1]
+            out[-1] = (low, -1 if high < 0 or stop < 0 else max(high, stop))
+        else:
+            out.append((start, stop))
+    return tuple(out)
+
+
 def write_quarantine(directory: str, base_offset: int, losses: Iterable[Loss], now: int) -> None:
     """Set damaged ranges of a segment aside, durably. The bytes stay where they are."""
     known = set(read_quarantine(directory, base_offset))

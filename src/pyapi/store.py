@@ -288,21 +288,16 @@ class Store:
         )
 
     def verify(self) -> list[Loss]:
-        """Read everything and check every hash; what is wrong, over all topics; empty is the usual answer.
+        """Read everything and check every hash; which records are lost, over all topics; empty is the usual answer.
 
-        Changes nothing, and goes on after each finding. Cost: reading the whole store, at about memory speed when it
-        is cached.
+        Changes nothing, and goes on after each finding. Losses that `seglog doctor --repair` set aside are not told again: they
+        were accepted. This is the part of `seglog.doctor.examine` that is about records; that tells of everything else too,
+        and what can be repaired. Cost: reading the whole store, at about memory speed when it is cached.
         """
         self._check()
-        findings: list[Loss] = list(self._topology.verify())
+        from seglog.doctor import examine  # stands above: it looks at stores
 
-        def unreadable(name: str, error: CorruptStore) -> list[Loss]:
-            path = str(error.fields.get("path", os.path.join(self.path, "topics", name)))
-            return [Loss("corrupt" if os.path.exists(path) else "missing", path, 0, 0, -1, 0, str(error))]
-
-        for _, found in self._ask_all(lambda topic: [loss for log in topic.logs for loss in log.verify()], unreadable):
-            findings += found
-        return findings
+        return list(examine(self.path).losses)
 
     # ---- close ------------------------------------------------------------------------------------
 
@@ -438,21 +433,35 @@ class Store:
             found = self._existing(name)
             if found is not None:  # another process was quicker
                 return found
-            if os.path.isdir(os.path.join(self.path, "topics", name)) and not self._topology.sound():
-                raise CorruptStore(
-                    f"topics/{name} has files, and the topology log in meta, which would say whose they are, is damaged. "
-                    "They may be a live topic's: nothing was changed. Put meta back from a backup, or take another name.",
-                    path=self.path,
-                    name=name,
-                )
-            if name in self._topology.deleted(TOPIC):
-                self._remove_files(name)
+            if os.path.isdir(os.path.join(self.path, "topics", name)):
+                self._clear(name)
             topic_id = secrets.token_hex(8)
             logs = self._logs_of(name, config, create=True)
             with closed_on_error(logs):
                 self._write_down(name, topic_id, config)
                 topic = self._topics[name] = self._made_of(name, topic_id, config, logs)
                 return topic
+
+    def _clear(self, name: str) -> None:
+        """Files stand where a topic is to be made. Those of a deleted one go, those that nothing was ever said of are taken over;
+        but only as far as it is certain that nothing was said of them that is lost."""
+        if name not in self._topology.deleted(TOPIC):
+            if self._topology.settled():
+                return
+            what_to_do = (
+                "Put meta back from a backup; or let `seglog doctor --repair` set the damage aside and repeat this"
+            )
+        elif self._topology.certain(TOPIC, [name]):
+            self._remove_files(name)
+            return
+        else:
+            what_to_do = f"Put meta back from a backup; or move topics/{name} elsewhere, which gives its records up"
+        raise CorruptStore(
+            f"topics/{name} has files, and the topology log in meta, which would say whose they are, is damaged. They may be a "
+            f"live topic's: nothing was changed. {what_to_do}; or take another name.",
+            path=self.path,
+            name=name,
+        )
 
     def _made_of(self, name: str, topic_id: str, config: TopicConfig, logs: tuple[Log, ...]) -> Topic:
         custom = CustomPartitioner(name) if config.partitioner == "custom" else None
@@ -508,9 +517,7 @@ class Store:
         if left:
             with self.gate():
                 self._topology.refresh()
-                if not self._topology.sound():
-                    return  # it may have been made anew since: files are never removed on damaged evidence
-                for name in left:
+                for name in self._topology.certain(TOPIC, left):
                     if self._topology.get(TOPIC, name) is None:
                         self._remove_files(name)
 
@@ -537,9 +544,7 @@ class Store:
             raise ClosedError(f"the store {self.path} is closed. Nothing was read or written.", path=self.path)
         self._liveness.check()  # a forked child may have found no place here
 
-    def _ask_all(
-        self, ask: Callable[[Topic], T], unreadable: Callable[[str, CorruptStore], T] | None = None
-    ) -> Iterator[tuple[str, T]]:
+    def _ask_all(self, ask: Callable[[Topic], T]) -> Iterator[tuple[str, T]]:
         """The answer of each topic there is; one that is not open in this process is opened for that moment."""
         for name in self.topics():
             with suppress(TopicNotFound):  # deleted meanwhile
@@ -547,13 +552,7 @@ class Store:
                 if topic is not None:
                     yield name, ask(topic)
                     continue
-                try:
-                    topic = self._opened(name)
-                except CorruptStore as error:
-                    if unreadable is None:
-                        raise
-                    yield name, unreadable(name, error)
-                    continue
+                topic = self._opened(name)
                 try:
                     yield name, ask(topic)
                 finally:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from seglog.config import StoreConfig
 from seglog.engine.liveness import Liveness
 from seglog.engine.log import Log
+from seglog.engine.losses import Loss, standing
 from seglog.errors import CorruptStore
 from seglog.files import has_segments
 
@@ -56,6 +57,7 @@ class Topology:
         )
         self._seen = self._log.first_offset
         self._things: dict[str, dict[str, Any] | None] = {}  # None: was deleted
+        self._said_at: dict[str, int] = {}  # the offset of each one's last word
         self._lock = threading.Lock()
         try:
             self.refresh()
@@ -82,7 +84,9 @@ class Topology:
 
     def _take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
         try:
-            self._things[(key or b"").decode()] = None if value is None else json.loads(value)
+            name = (key or b"").decode()
+            self._things[name] = None if value is None else json.loads(value)
+            self._said_at[name] = offset
         except ValueError as error:
             raise CorruptStore(
                 f"record {offset} of {self._log.path} passes its hash but is no topology record: {error}. Nothing was "
@@ -124,19 +128,26 @@ class Topology:
         self._log.append(None, f"{kind}/{name}".encode())
         self.refresh()
 
-    def verify(self) -> list[Any]:
-        return list(self._log.verify())
+    def losses(self) -> list[Loss]:
+        """What of it cannot be read now, and what earlier recoveries found lost. Reads all of it."""
+        return list(dict.fromkeys([*self._log.losses, *self._log.verify()]))
 
-    @property
-    def losses(self) -> tuple[Any, ...]:
-        return self._log.losses
+    def certain(self, kind: str, names: Iterable[str]) -> list[str]:
+        """Those of the names whose last word is the last that was said: nothing behind it was ever lost.
 
-    def sound(self) -> bool:
-        """Whether nothing of it was ever lost: only then does the last word on a name count as the last word.
-
-        Of a topic that was deleted and made anew, damage to the second making leaves a deletion. Reads all of it.
+        Of a topic that was deleted and made anew, damage to the second making leaves a deletion: no word to act upon, for
+        ever, whatever became of the damage. Reads all of it.
         """
-        return not self._log.losses and not self._log.verify()
+        losses = self.losses()
+        return [
+            name
+            for name in names
+            if not any(loss.stop < 0 or loss.stop > self._said_at.get(f"{kind}/{name}", -1) for loss in losses)
+        ]
+
+    def settled(self) -> bool:
+        """Whether all of it can be read but what `seglog doctor --repair` set aside, as whoever asked for that was told."""
+        return not standing(self._log.verify())
 
     def upkeep(self) -> None:
         self._log.upkeep()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import seglog
-from seglog.cli import bench, demo, read, send, topics, verify
+from seglog.cli import bench, demo, doctor, read, send, topics, verify
 from seglog.cli.exits import Commands
 
 __all__ = ["app"]
@@ -31,6 +31,7 @@ topic.command()(topics.rm)
 app.add_typer(topic, name="topic")
 app.command()(read.tail)
 app.command()(verify.verify)
+app.command()(doctor.doctor)
 app.command()(bench.bench)
 app.command()(demo.demo)
 
