@@ -496,7 +496,7 @@ cdef class Log(Tail):
                         raise CorruptBatch(
                             f"the batch at position {position:,} of {segment.path} cannot be read: {why(code)}. Offsets "
                             f"{max(expected, 0):,} to {resume - 1:,} are affected; everything before and after is readable. Reading "
-                            f"goes on from {resume:,}; `seglog verify` explains it.",
+                            f"goes on from {resume:,}; `seglog doctor` shows it and can set it aside.",
                             path=segment.path, position=position, offset=max(offset, expected), resume_offset=resume,
                             first_lost=expected)
                     self.note(Loss(

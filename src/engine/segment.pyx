@@ -38,7 +38,7 @@ from seglog.engine.layout cimport (
 )
 from seglog.engine.mapping cimport map_fd
 
-from seglog.engine.errors import CorruptSegment, UnsupportedFormat, os_error
+from seglog.engine.errors import CorruptSegment, SeglogError, UnsupportedFormat, os_error
 
 cdef enum:
     HEADER_HASHED = sizeof(SegmentHeader) - 8
@@ -58,10 +58,13 @@ def segment_name(int64_t base_offset) -> str:
 cdef int remove_segment(str directory, int64_t base) except -1:
     """Unlink a segment and its index; whoever has them mapped keeps them."""
     for suffix in (".log", ".idx", ".bad"):
+        path = os.path.join(directory, segment_name(base)[:-4] + suffix)
         try:
-            os.unlink(os.path.join(directory, segment_name(base)[:-4] + suffix))
+            os.unlink(path)
         except FileNotFoundError:
             pass
+        except OSError as error:
+            raise os_error(-error.errno, "cannot delete", path) from error
     return 0
 
 
@@ -110,9 +113,14 @@ cdef int open_file(str path, int flags) except -1:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise not_a_file(path) from error
         raise os_error(-error.errno, "cannot open", path) from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise not_a_file(path)
+    except BaseException as error:
         os.close(fd)
-        raise not_a_file(path)
+        if isinstance(error, OSError):
+            raise os_error(-error.errno, "cannot look at", path) from error
+        raise
     return fd
 
 
@@ -127,10 +135,12 @@ def sync_directory(str path):
     """Make the names in a directory durable. Where a directory cannot be opened (Windows), the system sees to it."""
     try:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-    except PermissionError:
-        if os.name == "nt":
-            return
+    except FileNotFoundError:
         raise
+    except OSError as error:
+        if os.name == "nt" and isinstance(error, PermissionError):
+            return
+        raise os_error(-error.errno, "cannot sync the directory", path) from error
     try:
         os.fsync(fd)
     except OSError as error:
@@ -276,7 +286,7 @@ cdef Segment create_segment(str directory, SegmentHeader *header, const Mark *ma
         if named and alone:
             with contextlib.suppress(OSError):
                 sync_directory(directory)
-        if type(error) is OSError:
+        if isinstance(error, OSError) and not isinstance(error, SeglogError):
             raise os_error(-error.errno, "cannot make", name) from error
         raise
 
@@ -304,7 +314,7 @@ cdef Segment open_segment(str path, bint writable, bint by_pwrite):
         if not header_sound(header):
             raise CorruptSegment(
                 f"{path}: both copies of the header are damaged, so none of its records can be proved. Nothing was "
-                "deleted; `seglog verify` explains it.", path=path, offset=-1, resume_offset=-1,
+                "deleted; `seglog doctor` shows what that costs and can set it aside.", path=path, offset=-1, resume_offset=-1,
             )
         if header.version > SEGMENT_VERSION or header.flags & ~<uint32_t>SEGMENT_SPARSE:
             raise UnsupportedFormat(
@@ -317,7 +327,10 @@ cdef Segment open_segment(str path, bint writable, bint by_pwrite):
         s.base_offset = header.base_offset
         s.salt = header.salt
         # Touching a page behind the end of the file would be a signal: map what is there, and no more.
-        s.size = min(<int64_t>os.fstat(fd).st_size, header.capacity)
+        try:
+            s.size = min(<int64_t>os.fstat(fd).st_size, header.capacity)
+        except OSError as error:
+            raise os_error(-error.errno, "cannot look at", path) from error
         s.by_pwrite = by_pwrite or header.flags & SEGMENT_SPARSE
         if os.path.basename(path) != segment_name(header.base_offset):
             raise CorruptSegment(
@@ -334,7 +347,10 @@ cdef Segment open_segment(str path, bint writable, bint by_pwrite):
                 f"{path} was cut to {s.size:,} bytes, less than its header.",
                 path=path, offset=header.base_offset, resume_offset=-1,
             )
-        s.mapping = map_fd(fd, s.size, writable and not by_pwrite)
+        try:
+            s.mapping = map_fd(fd, s.size, writable and not by_pwrite)
+        except OSError as error:
+            raise os_error(-error.errno, "cannot map", path) from error
         s.data = s.mapping.data
         if writable:
             s.fd = fd
@@ -509,7 +525,7 @@ cdef class Scanner:
         self.position, self.offset = position, offset
         self.epoch = 0
         self.max_timestamp = LOWEST
-        self.fd = os.open(segment.path, os.O_RDONLY | _BINARY)
+        self.fd = open_file(segment.path, os.O_RDONLY)
 
     def __dealloc__(self):
         PyMem_RawFree(self.buffer)

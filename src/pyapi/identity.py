@@ -61,7 +61,7 @@ class Identity:
             raise CorruptStore(
                 f"{path} is damaged: its {len(line):,} bytes are not the line that was written. It only says who the "
                 "store is; topics and records were not looked at and not touched. Put it back from a backup of any "
-                "age, for it never changes.",
+                "age, for it never changes; or let `seglog doctor --repair` write a new one.",
                 path=path,
             )
         if facts["format"] != FORMAT:

@@ -266,8 +266,8 @@ class Positions:
     def _damage(self, what: str) -> CorruptStore:
         return CorruptStore(
             f"{self.path} {what}: the place of this group in this topic is lost. The records themselves are not "
-            "touched. Delete that file and the group starts again where its start= says; records it had done then "
-            "come a second time.",
+            "touched. `seglog doctor --repair` mends what can be; or delete that file, and the group starts again where "
+            "its start= says; records it had done then come a second time.",
             path=self.path,
         )
 

@@ -489,7 +489,8 @@ class Store:
             raise CorruptStore(
                 f"the log in {path} is missing: partition {partition} of a topic with "
                 f"{plural(config.partitions, 'partition')} was removed or not restored. The other partitions are not "
-                "affected. Put it back from a backup, or delete the topic. Nothing was changed.",
+                "affected. Put it back from a backup, or let `seglog doctor --repair` begin it anew, or delete the topic. "
+                "Nothing was changed.",
                 path=path,
                 partition=partition,
             )

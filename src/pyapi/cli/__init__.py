@@ -5,7 +5,8 @@
     app       the program: its commands, and what `--help` says
     topics    seglog topic ls, create, describe, rm        send      seglog topic send
     read      seglog topic read, seglog tail               verify    seglog verify
-    bench     seglog bench                                 demo      seglog demo        flights   its data
+    doctor    seglog doctor                                bench     seglog bench
+    demo      seglog demo                                  flights   its data
     ------------------------------------------------------------------------------------------------------
     lines     a stream as lines     where    -o            render    records as text    merge     in order of time
     options   what commands share   show     tables, JSON  progress  bars               exits     errors, exit codes

@@ -145,7 +145,7 @@ def test_every_truncation_is_told_or_harmless(file):
     data = file.read_bytes()
     for size in range(0, len(data), 64):
         file.write_bytes(data[:size])
-        with pytest.raises(seglog.CorruptStore, match="Delete that file"):
+        with pytest.raises(seglog.CorruptStore, match="delete that file"):
             opened(file)
         assert file.read_bytes() == data[:size]
 
