@@ -53,6 +53,7 @@ HASH = struct.Struct("<Q")
 SLOT_BYTES = SLOT.size + HASH.size
 MAGIC = int.from_bytes(b"SLCP", "little")
 COUNT = 0xFFFFFFFF  # the "partition" of the first pair
+SEQUENCE_MAX = 1 << 62  # nobody counts that far, and what is there must leave room for the next
 
 assert SLOT_BYTES == 64
 
@@ -134,10 +135,8 @@ class Positions:
         count = self._read(COUNT)
         if count is None:
             raise self._damage("does not say how many partitions it has")
-        if size < PAIR * (1 + count.offset):
-            raise self._damage(
-                f"has {size:,} bytes, but its {count.offset:,} partitions take {PAIR * (1 + count.offset):,}"
-            )
+        if not 0 < count.offset < size // PAIR:
+            raise self._damage(f"has {size:,} bytes, and says that they are {count.offset:,} partitions")
         self.partitions = count.offset
 
     def grow(self, partitions: int) -> None:
@@ -292,7 +291,7 @@ def pair_of(data: mmap.mmap | bytes | bytearray, partition: int, topic_id: int) 
         slot = data[at : at + SLOT_BYTES]
         if intact(slot):
             _, number, offset, sequence, epoch, generation, topic, timestamp, _ = SLOT.unpack_from(slot)
-            if number != partition or topic != topic_id:
+            if number != partition or topic != topic_id or offset < 0 or not 0 < sequence < SEQUENCE_MAX:
                 damaged.append(at)
             elif best is None or sequence > best.sequence:
                 best = Commit(offset, sequence, epoch, generation, timestamp)

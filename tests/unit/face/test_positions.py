@@ -9,7 +9,7 @@ import pytest
 import xxhash
 
 import seglog
-from seglog.positions import PAIR, SECTOR, SLOT_BYTES, Positions
+from seglog.positions import COUNT, PAIR, SECTOR, SLOT_BYTES, Commit, Positions, put
 
 TOPIC = 0x1122334455667788
 
@@ -134,6 +134,31 @@ def test_slots_that_were_swapped_between_partitions_are_not_believed(file):
     positions = opened(file)
     with pytest.raises(seglog.CorruptStore):
         positions.committed(0)
+    positions.close()
+
+
+@pytest.mark.parametrize("count", [0, -1, -(2**40), -(2**63), 3, 2**62, 2**63 - 1])
+def test_a_count_that_the_file_cannot_hold_is_damage_also_under_a_right_hash(file, count):
+    opened(file).close()
+    data = bytearray(file.read_bytes())
+    for sequence in (1, 2):
+        put(data, COUNT, Commit(count, sequence, 0, 0, 0), TOPIC)
+    file.write_bytes(data)
+    with pytest.raises(seglog.CorruptStore):
+        opened(file)
+
+
+@pytest.mark.parametrize(("offset", "sequence"), [(-1, 4), (5, 0), (5, 2**63), (5, 2**64 - 2)])
+def test_what_no_commit_says_is_no_commit_also_under_a_right_hash(file, offset, sequence):
+    opened(file).close()
+    data = bytearray(file.read_bytes())
+    put(data, 0, Commit(7, 3, 1, 0, 0), TOPIC)
+    put(data, 0, Commit(offset, sequence, 1, 0, 0), TOPIC)
+    file.write_bytes(data)
+    positions = opened(file)
+    assert positions.committed(0).offset == 7
+    positions.commit(0, 8, 1, 0)
+    assert positions.committed(0).offset == 8
     positions.close()
 
 
