@@ -7,19 +7,23 @@
 #   make compare    numbers against others         make wheel   wheel and sdist into dist/
 #   make build      recompile what changed         make packaging   install them, on every Python here
 #   make coverage   what the suite reaches         make clean       forget all of it
+#   make chaos, make soak, make fuzz               the long forms of tests/stress and tests/fuzz
 #
 # ARGS reaches pytest:  make test ARGS="tests/unit -k hash -x"
+# and the long forms, which take SEED and MINUTES:  make chaos MINUTES=60 SEED=0x1f
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench compare build debug asan tsan stubs wheel packaging coverage clean types
+.PHONY: demo test check bench compare build debug asan tsan stubs wheel packaging coverage chaos soak fuzz clean types
 
 # The first that runs: a name on PATH may be a pyenv shim for a version that is not there.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 ARGS ?=
+SEED ?=
+MINUTES ?= 10
 VENV := .venv
 BIN  := $(VENV)/bin
 SOURCES := $(wildcard src/engine/*.pyx src/engine/*.pxd src/engine/*.h)
@@ -56,6 +60,18 @@ wheel: build
 
 packaging: build
 	SEGLOG_PACKAGING=full $(BIN)/python -m pytest tests/packaging --timeout=1800 $(ARGS)
+
+# Each says its seed first, what broke and how to repeat it, and how much it did; and fails when anything broke.
+chaos: build
+	$(call LONG,stress.chaos)
+
+soak: build
+	$(call LONG,stress.soak)
+
+fuzz: build
+	$(call LONG,fuzz.run)
+
+LONG = PYTHONPATH=tests $(BIN)/python -m $(1) --seconds $$(($(MINUTES) * 60)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
