@@ -421,8 +421,9 @@ cdef Survivors find_survivors(Segment segment, int64_t stop):
             s.add(h.base_offset, position)
         # Not by the frame's length: what it covers may have been written over.
         position += 8
-    with nogil:
-        qsort(s.rows, s.count, 16, &by_offset)
+    if s.count:                     # without any, there are no rows: NULL is not for qsort
+        with nogil:
+            qsort(s.rows, s.count, 16, &by_offset)
     return s
 
 
@@ -578,7 +579,8 @@ cdef class Scanner:
                 if position < 0:
                     break
                 s.add((<const FrameHeader *>self.need(position, FRAME_HEADER)).base_offset, position)
-            qsort(s.rows, s.count, 16, &by_offset)
+            if s.count:
+                qsort(s.rows, s.count, 16, &by_offset)
         offset = s.find(self.offset, stop, &found)
         if offset == self.offset and found == self.position:
             offset = s.find(self.offset + 1, stop, &found)
