@@ -125,9 +125,9 @@ class LogExamination:
                 # One above was made, and not switched to yet: nobody's business.
                 self.files.append(sheet)
         if not self.identity:
-            ids = Counter(sheet.header["partition_id"] for sheet in self.files if sheet.header)
-            # Of two that are as many, the one that was here first.
-            self.identity = max(ids, key=lambda one: ids[one], default=0)
+            ids = [sheet.header["partition_id"] for sheet in self.files if sheet.header]
+            # Of two that are as many, the one that an opener would take: the last one's.
+            self.identity = max(reversed(ids), key=Counter(ids).__getitem__, default=0)
         for sheet in self.files:
             if sheet.state == "sound" and sheet.header["partition_id"] != self.identity:
                 sheet.state, sheet.why = "misplaced", "it belongs to another partition"
@@ -335,7 +335,8 @@ class LogExamination:
         self.mend(FIRST, self.path, "began the partition anew, empty", do)
 
     def records(self) -> Iterator[Record]:
-        """Every record that can be read. Python for each: for the few of meta."""
+        """Every record that can be read. Python for each: for the few of meta. Raises CorruptBatch at a
+        compressed one, which meta has none of."""
         for sheet, following in self.pairs():
             try:
                 segment = segment_at(sheet.path)

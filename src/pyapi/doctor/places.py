@@ -25,7 +25,7 @@ class Places:
             return [say("old place", self.path, **self.about)], None
         good, _ = pair_of(data, COUNT, self.topic_id)
         room = max(0, len(data) // PAIR - 1)
-        count = good.offset if good else min(self.partitions, room)
+        count = good.offset if good else max(1, min(self.partitions, room))
         size = PAIR * (1 + count)
         mended = bytearray(data.ljust(size, b"\0"))
         found: list[Finding] = []

@@ -20,7 +20,7 @@ from seglog.doctor.report import Finding, Partition, Report
 from seglog.doctor.segment import NAP
 from seglog.doctor.things import say
 from seglog.engine.liveness import Liveness
-from seglog.errors import CorruptStore, SeglogError
+from seglog.errors import CorruptBatch, CorruptStore, SeglogError
 from seglog.files import read_whole
 from seglog.identity import Identity
 
@@ -133,16 +133,16 @@ class StoreExamination:
 
     def topology(self) -> None:
         """Replay the changes that can be read."""
-        for record in self.meta.records():
-            kind, _, name = (record.key or b"").decode("utf-8", "replace").partition("/")
-            offset, value = record.offset, record.value
-            try:
+        offset = self.meta.first
+        try:
+            for record in self.meta.records():
+                kind, _, name = (record.key or b"").decode("utf-8", "replace").partition("/")
+                offset, value = record.offset, record.value
                 thing = None if value is None else json.loads(value)
-            except ValueError:
-                self.find("not meta", self.meta.path, start=offset, stop=offset + 1, offset=offset)
-                break
-            if kind == "topic":
-                self.topics[name], self.said_at[name] = thing, offset
+                if kind == "topic":
+                    self.topics[name], self.said_at[name] = thing, offset
+        except (ValueError, RecursionError, CorruptBatch):
+            self.find("not meta", self.meta.path, start=offset, stop=offset + 1, offset=offset)
         topics = self.at("topics")
         there = [name for name in self.names(topics) or () if os.path.isdir(os.path.join(topics, name))]
         if not self.meta.files and there:

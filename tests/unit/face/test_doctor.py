@@ -614,6 +614,32 @@ def test_a_topic_that_may_have_been_made_anew_keeps_its_files_until_they_are_mov
     assert doctor.examine(path).sound
 
 
+def test_another_logs_file_in_place_of_meta_is_told(sample):
+    (file,) = sample.meta.glob("*.log")
+    for other in ("orders/1", "squeezed/0"):
+        (log,) = (sample.path / "topics" / other).glob("*.log")
+        shutil.copy(log, file)
+        report = doctor.examine(sample.path)
+        assert not report.sound
+        if not sample.same_boot:  # else its shared words say that this is not its file
+            assert ("corrupt", "damage", "meta", 0, 1) in sample.told(report)
+
+
+def test_a_first_segment_exchanged_with_another_partitions_is_not_taken_for_its_own(sample, whole):
+    """Of two files with two identities it is the last one that an opener believes: what it does not read is not read here."""
+    for file in sample.files[1:-1]:
+        file.unlink()
+    other = next((sample.path / "topics/squeezed/0").glob("*.log"))
+    data = other.read_bytes()
+    other.write_bytes(sample.files[0].read_bytes())
+    sample.files[0].write_bytes(data)
+    report = doctor.examine(sample.path)
+    if not sample.same_boot:  # else its shared words say whose file is whose
+        assert ("misplaced", "damage", "topics/squeezed/0", -1, -1) in sample.told(report), "the two have one identity"
+    (log,) = [log for log in report.partitions if log.name == "orders/0"]
+    assert log.verified == ((sample.bases[-1], log.next_offset),)
+
+
 def test_a_missing_meta_is_told_and_left_to_a_backup(sample):
     shutil.rmtree(sample.meta)
     report = doctor.examine(sample.path)
