@@ -23,11 +23,24 @@ from seglog.engine.log import Log
 from seglog.engine.losses import Loss, standing
 from seglog.errors import CorruptStore
 from seglog.files import has_segments
+from seglog.names import check_name
 
 __all__ = ["Topology"]
 
 FOLDER = "meta"
 SEGMENT_BYTES, SEGMENT_BYTES_MIN = 1 << 20, 1 << 16  # a topic takes some 300 bytes: thousands in one segment
+
+
+def check_entry(name: str, thing: object) -> None:
+    """Raises ValueError when no store would have said this of a thing; what comes of it are paths and numbers."""
+    kind, _, own = name.partition("/")
+    check_name(own, kind or "thing")
+    if thing is None or kind != "topic":
+        return
+    if not isinstance(thing, dict) or not isinstance(thing.get("config"), dict) or not isinstance(thing.get("id"), str):
+        raise ValueError(f"it does not say the id and the config of {name}")
+    if not 0 <= int(thing["id"], 16) < 1 << 64:
+        raise ValueError(f"{thing['id']!r} is no id")
 
 
 class Topology:
@@ -85,9 +98,11 @@ class Topology:
     def _take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
         try:
             name = (key or b"").decode()
-            self._things[name] = None if value is None else json.loads(value)
+            thing = None if value is None else json.loads(value)
+            check_entry(name, thing)
+            self._things[name] = thing
             self._said_at[name] = offset
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptStore(
                 f"record {offset} of {self._log.path} passes its hash but is no topology record: {error}. Nothing was "
                 "changed; it was written by something that is not seglog.",

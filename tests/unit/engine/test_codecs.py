@@ -254,3 +254,18 @@ def test_a_codec_gives_back_what_it_was_given(codec, rng):
     squeeze, expand = codecs.load(codec)
     for raw in (b"", b"x", text(rng, 100_000), rng.randbytes(100_000), bytes(1 << 20)):
         assert expand(squeeze(raw), len(raw)) == raw
+
+
+@pytest.mark.parametrize("bad", ["more", "cut", "size"])
+def test_a_blob_is_one_zstd_frame_that_says_its_size_or_damage(bad):
+    squeeze, expand = codecs.load("zstd")
+    raw = b"text " * 1000
+    small = squeeze(raw)
+    assert expand(small, len(raw)) == raw
+    with pytest.raises(Exception, match=r"."):
+        if bad == "more":
+            expand(small + b"\0" * 8, len(raw))
+        elif bad == "cut":
+            expand(small[:-1], len(raw))
+        else:
+            expand(squeeze(bytes(1 << 24)), len(raw))
