@@ -14,6 +14,7 @@ processes.
 import contextlib
 import errno
 import os
+import stat
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -59,20 +60,30 @@ cdef char[ZEROS] _zeros
 memset(_zeros, 0, ZEROS)
 
 
+cdef bint is_directory(str path) except -1:
+    """Whether a directory is there; an error when that cannot be found out."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise os_error(-error.errno, "cannot look at", path) from error
+
+
 cdef int make_directories(str path, bint all) except -1:
     """Make a directory and those above it, each name durable; `all`: also the names above that are there already, since whoever made
     them may have died before that. Those above a partition of a store are the store's business."""
     above = os.path.dirname(path)
     if above == path or os.path.ismount(path):
         return 0
-    there = os.path.isdir(path)
-    if all or not os.path.isdir(above):
+    there = is_directory(path)
+    if all or not is_directory(above):
         make_directories(above, all)
     if not there:
         try:
             os.mkdir(path)
         except FileExistsError:
-            if not os.path.isdir(path):
+            if not is_directory(path):
                 raise
     try:
         sync_directory(above)
@@ -96,11 +107,13 @@ cdef class Tail:
         cdef Shared shared = Shared.__new__(Shared)
         cdef SharedWords *w
         cdef Mapping mapping
-        cdef bint ours, known, alone = liveness is None, there = os.path.isdir(self.path)
+        cdef bint ours, known, alone = liveness is None, there = is_directory(self.path)
         if create and not there:
             try:
                 make_directories(os.path.abspath(self.path), alone)
             except OSError as error:
+                if isinstance(error, SeglogError):
+                    raise
                 raise os_error(-error.errno, "cannot make the directory", self.path) from error
         elif not there:
             raise FileNotFoundError(errno.ENOENT, "there is no partition directory", self.path)
@@ -129,15 +142,17 @@ cdef class Tail:
                 known = w.magic == SHARED_MAGIC and w.version == SHARED_VERSION and w.boot == self.boot
                 ours = known and w.device == <uint64_t>status.st_dev and w.inode == <uint64_t>status.st_ino
                 if not (ours and w.state == SHARED_READY and self.opens(w.active_base)):
-                    if ours:
+                    if ours and shared.lock() == 2:
                         # Others may have these words mapped (a failed sync): not while they are in the middle of an append.
-                        shared.lock()
+                        platform.or_u32(&w.attention, ATTENTION_REPAIR)
                     try:
-                        if there and create and not list_bases(self.path):
-                            make_directories(os.path.abspath(self.path), alone)     # who made it may have died before its sync
-                        recover(
-                            w, self.path, status, known, ours, self.boot, self.now(), self.segment_bytes_min, self.by_pwrite,
-                            self.fsync != FSYNC_NEVER)
+                        # Between the two looks somebody may have rolled, and trimmed what was active: not while this one has the lock.
+                        if not (ours and w.state == SHARED_READY and self.opens(w.active_base)):
+                            if there and create and not list_bases(self.path):
+                                make_directories(os.path.abspath(self.path), alone)     # who made it may have died before its sync
+                            recover(
+                                w, self.path, status, known, ours, self.boot, self.now(), self.segment_bytes_min, self.by_pwrite,
+                                self.fsync != FSYNC_NEVER)
                     finally:
                         if w.lock == liveness.word:
                             shared.unlock()

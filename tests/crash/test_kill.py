@@ -285,6 +285,29 @@ def test_a_reader_at_the_very_end_never_sees_a_record_that_is_half_stored(memory
     assert len(seen) > 3
 
 
+def test_whoever_opens_while_others_roll_and_trim_recovers_nothing(memory):
+    """The segment that was active a moment ago may be gone when it is looked at. That is no damage, and nobody has to start anew."""
+
+    def work():
+        log = Log(memory, segment_bytes=SMALL, fsync="never")
+        while True:
+            log.append(bytes(40_000))
+            log.trim(log.next_offset)
+
+    with Log(memory, segment_bytes=SMALL, fsync="never") as log:
+        pid = in_child(work)
+        try:
+            assert log.wait(0, 30), "no start"
+            deadline = time.monotonic() + (20 if LONG else 1.0)
+            while time.monotonic() < deadline:
+                Log(memory, segment_bytes=SMALL, fsync="never").close()
+            assert log.epoch == 1
+            log.append(b"still here")
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
 @pytest.mark.parametrize("write", ["map", "pwrite"])
 def test_a_process_stopped_for_a_while_is_not_taken_for_dead(memory, write, rng):
     """The others wait for it if they must, and nothing of its is undone: no record is lost or wrong on either side."""
