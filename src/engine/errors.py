@@ -193,5 +193,5 @@ def os_error(code: int, doing: str, path: str) -> OSError:
             path=path,
         )
     if -code in (_errno.EACCES, _errno.EROFS, _errno.EPERM):
-        return ReadOnlyStore(f"{doing} {path}: {text}. Nothing was changed.", path=path)
+        return ReadOnlyStore(f"{doing} {path}: {text}. Nothing was changed.", path=path, errno=-code)
     return StoreIOError(f"{doing} {path}: {text}", errno=-code, path=path)

@@ -120,6 +120,8 @@ cdef Index create_index(Segment segment, uint64_t boot):
             os.unlink(path)
             return private_index(segment)
         index.mapping = map_fd(fd, size, True)
+    except OSError:
+        return private_index(segment)       # what stands there has no magic: nobody believes it
     finally:
         os.close(fd)
     attach(index, index.mapping.data, size)

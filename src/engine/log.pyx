@@ -40,7 +40,7 @@ from seglog.engine.source cimport Packed, Times, one_bytes, pack_header_list, pa
 from seglog.engine.tail cimport FSYNC_ALWAYS, FSYNC_INTERVAL, FSYNC_NEVER, Tail
 
 from seglog.engine import codecs
-from seglog.engine.errors import ConfigError, CorruptBatch, CorruptSegment, RecordTooLarge, UnsupportedFormat
+from seglog.engine.errors import ConfigError, CorruptBatch, CorruptSegment, RecordTooLarge, UnsupportedFormat, os_error
 from seglog.engine.losses import Loss, read_quarantine
 from seglog.engine.record import Span
 from seglog.engine.segment import segment_name
@@ -751,6 +751,8 @@ cdef class Log(Tail):
                 status = os.stat(os.path.join(self.path, segment_name(base)))
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                raise os_error(-error.errno, "cannot look at", os.path.join(self.path, segment_name(base))) from error
             size += status.st_size
             disk += getattr(status, "st_blocks", -(-status.st_size // 512)) * 512
         return {

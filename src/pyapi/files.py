@@ -25,6 +25,7 @@ else:
 __all__ = [
     "FileLock",
     "has_segments",
+    "listed",
     "make_directory",
     "read_whole",
     "sync_data",
@@ -107,10 +108,15 @@ def make_directory(path: str) -> None:
 def has_segments(path: str) -> bool:
     """Whether there is a log in `path`: one has a segment from its creation to its end. The engine would begin a new
     one in an empty directory, which is wrong where somebody lost the old."""
-    try:
-        return any(name.endswith(".log") for name in os.listdir(path))
-    except FileNotFoundError:
-        return False
+    return any(name.endswith(".log") for name in listed(path))
+
+
+def listed(path: str) -> list[str]:
+    """The names in the directory `path`; none when there is no such directory, which is not the same as one that cannot be read."""
+    names: list[str] = []
+    with told(path, "list it"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        names = os.listdir(path)
+    return names
 
 
 def read_whole(path: str) -> bytes:
@@ -168,9 +174,15 @@ class FileLock:
     def __init__(self, path: str, timeout: float = 30.0) -> None:
         self.path = path
         self.timeout = timeout
+        self.doing = ""  # what it is taken for, to be told when it cannot be had; else the caller tells
         self._fd = -1
 
     def __enter__(self) -> FileLock:
+        with told(self.path, self.doing) if self.doing else contextlib.nullcontext():
+            self._fd = self._taken()
+        return self
+
+    def _taken(self) -> int:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | O_BINARY, 0o666)
         deadline, nap = time.monotonic() + self.timeout, NAP_MIN
         try:
@@ -186,8 +198,7 @@ class FileLock:
         except BaseException:
             os.close(fd)
             raise
-        self._fd = fd
-        return self
+        return fd
 
     def __exit__(self, *error: object) -> None:
         fd, self._fd = self._fd, -1

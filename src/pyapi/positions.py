@@ -100,9 +100,11 @@ class Positions:
     # ---- open -------------------------------------------------------------------------------------
 
     def _open(self, partitions: int) -> None:
-        if not os.path.exists(self.path):
+        try:
+            self._fd = os.open(self.path, os.O_RDWR | O_BINARY)
+        except FileNotFoundError:  # nothing less: a file that cannot be looked at holds commits
             self._make(partitions)
-        self._fd = os.open(self.path, os.O_RDWR | O_BINARY)
+            self._fd = os.open(self.path, os.O_RDWR | O_BINARY)
         try:
             if os.fstat(self._fd).st_size >= PAIR and self._is_anothers():
                 os.close(self._fd)

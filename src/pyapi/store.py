@@ -44,7 +44,7 @@ from seglog.errors import (
     TopicMismatch,
     TopicNotFound,
 )
-from seglog.files import FileLock, has_segments, make_directory, sync_directory, told
+from seglog.files import FileLock, has_segments, listed, make_directory, sync_directory, told
 from seglog.identity import directory_of, establish, gate
 from seglog.names import check_name
 from seglog.record import Loss
@@ -396,7 +396,9 @@ class Store:
                 topic.become(config, topic.logs + more)
 
     def gate(self) -> FileLock:
-        return gate(self.path, self.config.lock_timeout)
+        door = gate(self.path, self.config.lock_timeout)
+        door.doing = "make or delete names"
+        return door
 
     def positions_path(self, group: str, topic: str) -> str:
         return os.path.join(self.path, "groups", group, topic + ".positions")
@@ -514,7 +516,7 @@ class Store:
 
     def _finish_deletions(self, names: Iterable[str]) -> None:
         topics = os.path.join(self.path, "topics")
-        left = set(names).intersection(os.listdir(topics) if os.path.isdir(topics) else ())
+        left = set(names).intersection(listed(topics))
         if left:
             with self.gate():
                 self._topology.refresh()
@@ -526,11 +528,11 @@ class Store:
         """Unlink what a deleted topic left, the records last: their directory says that there is more to do."""
         with told(self.path, f"delete the files of topic {name}"):
             groups = os.path.join(self.path, "groups")
-            for group in os.listdir(groups) if os.path.isdir(groups) else ():
+            for group in listed(groups):
                 with suppress(FileNotFoundError, NotADirectoryError):
                     os.unlink(self.positions_path(group, name))
             folder = os.path.join(self.path, "topics", name)
-            for partition in os.listdir(folder) if os.path.isdir(folder) else ():
+            for partition in listed(folder):
                 # Tell every process that still has it mapped. What cannot be opened, nobody has.
                 with suppress(SeglogError, OSError):
                     Log(os.path.join(folder, partition), create=False, liveness=self._liveness).delete()

@@ -22,7 +22,7 @@ from seglog.engine.liveness import Liveness
 from seglog.engine.log import Log
 from seglog.engine.losses import Loss, standing
 from seglog.errors import CorruptStore
-from seglog.files import has_segments
+from seglog.files import has_segments, listed
 from seglog.names import check_name
 
 __all__ = ["Topology"]
@@ -52,7 +52,7 @@ class Topology:
     def __init__(self, directory: str, config: StoreConfig, liveness: Liveness | None) -> None:
         path = os.path.join(directory, FOLDER)
         topics = os.path.join(directory, "topics")
-        if not has_segments(path) and os.path.isdir(topics) and os.listdir(topics):
+        if not has_segments(path) and listed(topics):
             raise CorruptStore(
                 f"the log in {path} is missing, which says what topics there are and how they are set; {topics} is not "
                 "empty. Put it back from a backup; the records themselves were not touched. Nothing was changed.",
