@@ -209,16 +209,19 @@ def seglog_counts(load: Load, *, one_by_one: bool = False) -> Contestant:
 
 
 def built(name: str) -> ModuleType:
-    """bench/<name>.pyx as a module, compiled into build/bench when it changed, by the package's own compiler flags."""
+    """bench/<name>.pyx as a module, compiled into build/bench when it or the engine's declarations changed."""
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
 
-    source, folder = HERE / f"{name}.pyx", HERE.parent / "build" / "bench"
+    source, folder, engine = HERE / f"{name}.pyx", HERE.parent / "build" / "bench", HERE.parent / "src" / "engine"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / (name + importlib.machinery.EXTENSION_SUFFIXES[0])
-    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-        extension = Extension(name, [str(source)], extra_compile_args=[] if os.name == "nt" else ["-O3"])
-        modules = cythonize([extension], build_dir=str(folder / "cython"), quiet=True)
+    sources = [source, *engine.glob("*.pxd"), *engine.glob("*.h")]
+    if not target.exists() or target.stat().st_mtime < max(file.stat().st_mtime for file in sources):
+        flags = [] if os.name == "nt" else ["-O3", "-fno-strict-aliasing"]
+        extension = Extension(name, [str(source)], include_dirs=[str(engine)], extra_compile_args=flags)
+        cimport = [str(HERE.parent / "build" / "cimport")]  # where `make build` lays the engine's declarations out
+        modules = cythonize([extension], build_dir=str(folder / "cython"), include_path=cimport, quiet=True, force=True)
         distribution = Distribution({"name": name, "ext_modules": modules})
         command = distribution.get_command_obj("build_ext")
         command.build_lib, command.build_temp = str(folder), str(folder / "objects")

@@ -76,7 +76,7 @@ def measure(args: argparse.Namespace, directory: str) -> tuple[list[tuple[str, l
             raw[f"{gib:g} GiB, {how}"] = times
             opening = statistics.median(first for first, _ in times)
             sending = statistics.median(second for _, second in times)
-            figures.append(Figure(f"{gib:g} GiB, after {how}", opening * 1e3, "ms", at_most=100,
+            figures.append(Figure(f"{gib:g} GiB, after {how}", opening * 1e3, "ms", at_most=50 if how == "kill -9" else 100,
                                   note=f"the first send {sending * 1e3:.2g} ms"))
         shutil.rmtree(path)
     progress("")

@@ -26,7 +26,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> object:
         return importlib.import_module(name)
 
     yield module
-    for name in ("machine", "contestants", "memory", "growth", "opening", "noop"):
+    for name in ("machine", "contestants", "memory", "growth", "opening", "sharing", "noop", "locks"):
         sys.modules.pop(name, None)
 
 
@@ -41,7 +41,9 @@ def test_a_figure_passes_on_the_right_side_of_its_bound(bench):
 
 def test_a_table_shows_the_target_and_the_verdict(bench):
     machine = bench("machine")
-    text = machine.table("speed", [machine.Figure("send", 1.234, "x", at_least=1.5), machine.Figure("open", 1234.5, "ms")])
+    text = machine.table(
+        "speed", [machine.Figure("send", 1.234, "x", at_least=1.5), machine.Figure("open", 1234.5, "ms")]
+    )
     assert "1.23 x" in text
     assert ">= 1.5" in text
     assert "FAIL" in text
@@ -91,7 +93,15 @@ def test_who_does_less_than_the_others_is_caught(bench, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["python_writes", "python_reads", "memcpy_into_new_pages", "seglog_sends", "seglog_send_many", "seglog_reads", "seglog_counts"],
+    [
+        "python_writes",
+        "python_reads",
+        "memcpy_into_new_pages",
+        "seglog_sends",
+        "seglog_send_many",
+        "seglog_reads",
+        "seglog_counts",
+    ],
 )
 def test_each_contestant_does_every_record(bench, name, tmp_path):
     if name == "memcpy_into_new_pages" and not hasattr(os, "posix_fallocate"):
@@ -120,3 +130,35 @@ def test_a_program_that_hoards_is_seen(bench, tmp_path):
     _, hoarding, _ = memory.peak_of("read", str(tmp_path / "large"), "hoard")
     assert frugal - before < 16 * memory.MIB
     assert hoarding - before > 60 * memory.MIB
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and waits on futexes")
+def test_sharing_measures_processes_that_do_something_and_a_log_that_was_cut(bench, tmp_path):
+    sharing = bench("sharing")
+    path = str(tmp_path / "two")
+    with sharing.seglog.open(path, fsync="never") as store:
+        store.topic("shared").send(b"the first")
+    rate, share = sharing.rates(path, sharing.send_some, 2, 0.05, fsync="never")
+    with sharing.seglog.open(path) as store:
+        sent = store.topic("shared").next_offset() - 1
+    assert sent == pytest.approx(rate * 0.05)
+    assert sent >= 400
+    assert 0 < share < 1.5
+    assert len(sharing.hand_to_hand(path, 20)) == 20
+    size = 3_000_000
+    assert sharing.cut(str(tmp_path / "cut"), size, 0.0) == size
+    assert sharing.cut(str(tmp_path / "marked"), size, 0.6) == 1_000_000
+    for name in ("cut", "marked"):
+        with sharing.Log(str(tmp_path / name)) as log:
+            assert log.epoch == 2
+            assert log.verify() == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and waits on futexes")
+@pytest.mark.skipif(not shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]), reason="needs a C compiler")
+def test_the_lock_is_taken_and_given_back(bench, tmp_path):
+    sharing = bench("sharing")
+    with sharing.Log(str(tmp_path / "log")) as log:
+        assert sharing.built("locks").take_and_give(log, 1000) > 0
+        assert log.append(b"x") == 0
+    assert all(took > 0 for took in sharing.bare_round_trips(20))
