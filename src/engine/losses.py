@@ -42,7 +42,9 @@ def read_losses(path: str) -> tuple[Loss, ...]:
         except UNREADABLE:
             continue  # a line that a crash cut: the next recovery finds the same again
         if [type(field) for field in loss] == TYPES:
-            losses.append(loss)
+            # Where it is now: the directory may have been moved or copied since.
+            name = os.path.basename(loss.path)
+            losses.append(loss._replace(path=os.path.join(path, name) if name.endswith(".log") else path))
     return tuple(losses)
 
 
@@ -66,11 +68,17 @@ def quarantine_path(directory: str, base_offset: int) -> str:
 
 
 def read_quarantine(directory: str, base_offset: int) -> list[tuple[int, int]]:
-    """The offset ranges `start .. stop-1` of a segment that are set aside: reads pass over them without an error."""
+    """The offset ranges `start .. stop-1` of a segment that are set aside: reads pass over them without an error.
+
+    A file that cannot be read, or is none, sets nothing aside: the damage is told again.
+    """
+    path = quarantine_path(directory, base_offset)
+    if not os.path.isfile(path):  # opening a pipe would wait for ever
+        return []
     try:
-        with open(quarantine_path(directory, base_offset), "rb") as file:
+        with open(path, "rb") as file:
             lines = file.read().splitlines()
-    except FileNotFoundError:
+    except OSError:
         return []
     ranges = []
     for line in lines:
@@ -82,12 +90,19 @@ def read_quarantine(directory: str, base_offset: int) -> list[tuple[int, int]]:
     return ranges
 
 
+def place_of(loss: Loss) -> tuple[str, int]:
+    """The partition, and the segment beside which a loss is set aside: the first one left, where those before it are gone."""
+    directory, name = os.path.split(loss.path)
+    if name.endswith(".log") and name[:20].isdecimal():
+        return directory, int(name[:20])
+    return loss.path, max(loss.stop, 0)
+
+
 def standing(losses: Iterable[Loss]) -> list[Loss]:
     """Those of the losses that nobody set aside; one whose end nobody knows is, when the place where it begins is."""
 
     def is_aside(loss: Loss) -> bool:
-        directory, name = os.path.split(loss.path)
-        aside = joined(read_quarantine(directory, int(name[:20]))) if name.endswith(".log") else ()
+        aside = joined(read_quarantine(*place_of(loss)))
         return any(low <= loss.start < high and loss.stop <= high for low, high in aside)
 
     return [loss for loss in losses if not is_aside(loss)]

@@ -19,7 +19,7 @@ from seglog.doctor.pages import HEADER, KEPT_SEGMENT, KNOWN_IN_LOG, SEGMENT_FILE
 from seglog.doctor.report import Partition, Range, spoken
 from seglog.doctor.segment import SegmentExamination
 from seglog.engine.instruments import batch_at, describe_words
-from seglog.engine.losses import Loss, joined, quarantine_path, read_losses, read_quarantine
+from seglog.engine.losses import Loss, joined, read_losses, read_quarantine, standing
 from seglog.engine.segment import Scanner, segment_at, segment_name
 from seglog.errors import SeglogError
 from seglog.record import Record
@@ -65,6 +65,7 @@ class LogExamination:
             self.history = read_losses(self.path)
         if self.files:
             self.judge()
+            self.remembered()
             self.store.partitions.append(self.told())
 
     def told(self) -> Partition:
@@ -260,7 +261,7 @@ class LogExamination:
                 self.find(sheet.state, sheet.path, start=start, stop=stop, why=sheet.why)
         elif self.lose(sheet.base, start, stop):
             self.find("segment", sheet.path, size=sheet.size, start=start, stop=stop, why=sheet.why)
-            self.set_aside(sheet.base, Loss("corrupt", sheet.path, 0, start, stop, sheet.size, sheet.why))
+            self.set_aside(Loss("corrupt", sheet.path, 0, start, stop, sheet.size, sheet.why))
 
     # ---- what was read, and what could not be -------------------------------------------------------
 
@@ -278,8 +279,7 @@ class LogExamination:
             return False
         clipped = max(start, self.first), stop
         self.lost.append(clipped)
-        aside = read_quarantine(self.path, base) if readable(quarantine_path(self.path, base)) else []
-        if any(low <= start and 0 <= stop <= high for low, high in aside):
+        if any(low <= start and 0 <= stop <= high for low, high in read_quarantine(self.path, base)):
             self.aside.append(clipped)
             return False
         return True
@@ -296,12 +296,21 @@ class LogExamination:
     def is_elsewhere(self, start: int, stop: int) -> bool:
         return any(start <= base and (stop < 0 or base < stop) for base in self.home)
 
-    def set_aside(self, base: int, loss: Loss) -> None:
+    def set_aside(self, loss: Loss) -> None:
         if self.words is None:
             self.needs_recovery = True  # it says first where the log ends
         elif loss.stop >= 0:
             what = f"set offsets {spoken([(loss.start, loss.stop)])} aside"
-            self.mend(SET_ASIDE, self.path, what, partial(mends.set_aside, self.path, base, loss))
+            self.mend(SET_ASIDE, self.path, what, partial(mends.set_aside, loss))
+
+    def remembered(self) -> None:
+        """What earlier recoveries found lost, and nobody accepted. It is so, whatever can be read now."""
+        for loss in standing(self.history):
+            if loss.kind != "torn":
+                self.find("history", loss.path, start=loss.start, stop=loss.stop, why=loss.note)
+                what = f"wrote down that the loss of {spoken([(loss.start, loss.stop)])} was seen"
+                known = loss._replace(stop=loss.stop if loss.stop >= 0 else max(self.next, loss.start + 1))
+                self.mend(SET_ASIDE, self.path, what, partial(mends.set_aside, known), alone=False)
 
     def under_wrong_names(self) -> None:
         moves: list[tuple[str, str]] = []

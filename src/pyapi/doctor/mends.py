@@ -18,7 +18,7 @@ from seglog.doctor.pages import HEADER, bases_in, newest
 from seglog.engine.instruments import write_mark
 from seglog.engine.liveness import Liveness
 from seglog.engine.log import Log
-from seglog.engine.losses import Loss, write_losses, write_quarantine
+from seglog.engine.losses import Loss, place_of, write_losses, write_quarantine
 from seglog.engine.segment import describe_segment, segment_name
 from seglog.files import make_directory, read_whole, sync_directory, write_whole
 from seglog.identity import Identity
@@ -99,7 +99,8 @@ def mend_mark(path: str, mark: dict[str, Any] | None, liveness: Liveness) -> Non
             write_mark(path, last)
 
 
-def set_aside(path: str, base: int, loss: Loss, liveness: Liveness) -> None:
+def set_aside(loss: Loss, liveness: Liveness) -> None:
+    path, base = place_of(loss)
     write_quarantine(path, base, [loss], system_clock())
     sync_directory(path)  # the name of the file, too
 

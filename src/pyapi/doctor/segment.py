@@ -91,7 +91,7 @@ class SegmentExamination:
             code = "hole"
         place = {"position": loss.position, "size": loss.size, "start": loss.start, "stop": loss.stop}
         log.find(code, sheet.path, **place, why=loss.note)
-        log.set_aside(sheet.base, loss)
+        log.set_aside(loss)
 
     def size(self) -> None:
         have, capacity = self.sheet.size, self.sheet.header["capacity"]

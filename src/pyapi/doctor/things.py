@@ -77,6 +77,9 @@ torn: torn, harmless
     {why}: an append that no sync had covered when the power went, or that was never finished. The log ends at offset
     {offset:,}{more}
     -> recovers the log: these bytes are copied to a file that ends in .torn, and zeroed
+history: missing, note
+    an earlier recovery found here: {why}: {lost}. Everything else was read
+    -> writes down that it was seen: `seglog verify` does not tell it again
 orphan index: derived, harmless
     an index without its segment: nobody looks at it
     -> removes it

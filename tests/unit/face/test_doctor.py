@@ -260,6 +260,41 @@ def test_a_read_passes_over_what_was_set_aside_and_says_so(sample, whole):
         assert [loss.start for loss in orders.logs[0].losses if loss.kind == "corrupt"] == [frame[1]]
 
 
+def test_verify_tells_what_the_doctor_tells_and_nothing_that_was_set_aside(sample, whole):
+    frame = sample.frames(sample.files[0])[2]
+    sample.flip(sample.files[0], frame[0] + 70)
+    sample.write(sample.files[1], 8192, bytes(8192))
+    sample.flip(sample.files[2], 16)
+    sample.flip(sample.files[2], 2048 + 16)
+    report = doctor.examine(sample.path)
+    with seglog.open(sample.path, upkeep=False) as store:
+        assert store.verify() == list(report.losses)
+    assert len(report.losses) > 3
+    assert [(loss.start, loss.stop) for loss in report.losses] == [(f.start, f.stop) for f in report.damage]
+    doctor.repair(sample.path)
+    with seglog.open(sample.path, upkeep=False) as store:
+        assert store.verify() == []
+
+
+def test_what_a_recovery_found_lost_is_told_until_a_repair_was_told_of_it(sample, whole, tmp_path):
+    shutil.copytree(sample.path, tmp_path / "data")
+    sample = Sample(tmp_path / "data", False)
+    sample.files[-1].unlink()
+    with seglog.open(sample.path, upkeep=False) as store:
+        new = store.topic("orders").send(b"new", partition=0)  # recovers: the log goes on far behind
+        assert new.offset > 1 << 40
+    shutil.copytree(sample.path, tmp_path / "copy")
+    copy = Sample(tmp_path / "copy", False)
+    before = sample.hashes()
+    report = doctor.examine(copy.path)
+    (note,) = (f for f in report.findings if f.kind == "missing")
+    assert (note.severity, note.path, note.start, note.stop) == ("note", str(copy.files[2]), sample.bases[3], -1)
+    assert doctor.repair(copy.path).findings == ()
+    assert read_quarantine(str(copy.log), copy.bases[2])
+    assert sample.hashes() == before, "the loss was written down in the copy, not in the original"
+    assert doctor.repair(copy.path).changes == ()
+
+
 def test_a_zeroed_block_costs_the_frames_in_it(sample, whole):
     file = sample.files[1]
     frames = sample.frames(file)
@@ -850,6 +885,24 @@ def test_examining_while_a_writer_writes_finds_nothing_and_disturbs_nobody(path,
             grown += log.next_offset > before
             before = log.next_offset
         assert grown > 3
+
+
+def test_topics_that_come_and_go_under_our_eyes_are_no_damage(path, child):
+    code = (
+        "import threading\n"
+        "store.topic('stays').send(b'x')\n"
+        "def churn():\n"
+        "    while True:\n"
+        "        store.topic('t', partitions=4).send(b'x' * 1000)\n"
+        "        store.delete_topic('t')\n"
+        "threading.Thread(target=churn, daemon=True).start()\n"
+    )
+    with child(code):
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            report = doctor.examine(path)
+            assert [f for f in report.findings if f.severity != "note"] == []
+            assert "stays/0" in [log.name for log in report.partitions]
 
 
 def test_repair_is_refused_while_another_process_has_the_store_open(path, child):
