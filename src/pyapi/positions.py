@@ -41,6 +41,7 @@ from typing import NamedTuple
 
 import xxhash
 
+from seglog.config import PARTITIONS_MAX
 from seglog.errors import ClosedError, CorruptStore, ForkedHandle, GroupInUse, StoreIOError
 from seglog.files import O_BINARY, make_directory, sync_data, told, try_lock, unlock, write_whole
 
@@ -137,7 +138,7 @@ class Positions:
         count = self._read(COUNT)
         if count is None:
             raise self._damage("does not say how many partitions it has")
-        if not 0 < count.offset < size // PAIR:
+        if count.offset >= size // PAIR:
             raise self._damage(f"has {size:,} bytes, and says that they are {count.offset:,} partitions")
         self.partitions = count.offset
 
@@ -193,7 +194,9 @@ class Positions:
 
     def claim(self, group: str, topic: str) -> None:
         """Be the one that commits, until `close` or the end of the process. Raises GroupInUse when another is."""
-        if not try_lock(self._fd):
+        with told(self.path, "claim the group"):
+            alone = try_lock(self._fd)
+        if not alone:
             raise GroupInUse(
                 f"group {group} already has a live consumer of topic {topic}, in this process or another, and for "
                 "now a group has one. Close that one, wait for it to end, or use another group, which gets its own "
@@ -293,7 +296,8 @@ def pair_of(data: mmap.mmap | bytes | bytearray, partition: int, topic_id: int) 
         slot = data[at : at + SLOT_BYTES]
         if intact(slot):
             _, number, offset, sequence, epoch, generation, topic, timestamp, _ = SLOT.unpack_from(slot)
-            if number != partition or topic != topic_id or offset < 0 or not 0 < sequence < SEQUENCE_MAX:
+            sound = 0 < offset <= PARTITIONS_MAX if partition == COUNT else offset >= 0
+            if number != partition or topic != topic_id or not sound or not 0 < sequence < SEQUENCE_MAX:
                 damaged.append(at)
             elif best is None or sequence > best.sequence:
                 best = Commit(offset, sequence, epoch, generation, timestamp)

@@ -244,7 +244,7 @@ def positions(path: Path, rng: random.Random) -> str:
     file = rng.choice(sorted(path.glob("groups/*/*.positions")))
     data = file.read_bytes()
     if rng.random() < 0.1:
-        file.write_bytes(data[: rng.randrange(len(data))])
+        file.write_bytes(data[: rng.randrange(len(data) + 1)])
         return f"{file.name}, cut short"
     for _ in range(rng.choice([1, 1, 2, 6])):
         at = 512 * rng.randrange(len(data) // 512)

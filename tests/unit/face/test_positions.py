@@ -137,7 +137,7 @@ def test_slots_that_were_swapped_between_partitions_are_not_believed(file):
     positions.close()
 
 
-@pytest.mark.parametrize("count", [0, -1, -(2**40), -(2**63), 3, 2**62, 2**63 - 1])
+@pytest.mark.parametrize("count", [0, -1, -(2**40), -(2**63), 3, 4097, 2**40, 2**62, 2**63 - 1])
 def test_a_count_that_the_file_cannot_hold_is_damage_also_under_a_right_hash(file, count):
     opened(file).close()
     data = bytearray(file.read_bytes())
