@@ -112,6 +112,9 @@ cdef tuple recover(
             scan.offset, scan.position = following, found
         epoch = max(epoch, scan.epoch)
         blank = scan.blank(scan.position)
+        if scan.failed:
+            # What cannot be read now may be sound, and must not be taken for a torn tail.
+            raise os_error(scan.failed, "cannot read", last.path)
         clean = (
             marked and not failed and mark.flags & MARK_CLEAN and scan.position == position and blank
             and next_base <= scan.offset and last.size == last.header.capacity

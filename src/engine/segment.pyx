@@ -622,6 +622,8 @@ cdef class Scanner:
             # One bad sector must not take its neighbours along: ask for just these bytes.
             with nogil:
                 got = platform.pread_all(self.fd, self.buffer, size, position)
+        if got < 0:
+            self.failed = <int>got
         self.buffered, self.held = position, max(got, 0)
         return self.buffer if got >= size else NULL
 
