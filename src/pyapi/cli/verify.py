@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import typer
 
-import seglog
+from seglog import doctor as examiner
 from seglog.cli import options
 from seglog.cli.exits import REFUSED
 from seglog.cli.progress import Progress
 from seglog.cli.show import on_terminal, show_json, show_table
-from seglog.doctor import examine, size_of
 from seglog.engine.losses import standing
+from seglog.errors import SeglogError
+from seglog.topic import plural
 
 __all__ = ["verify"]
 
@@ -40,33 +43,35 @@ def verify(
     """
     # "skip": damage in what says which topics there are must not keep us from looking at the rest.
     with options.open_store(directory or data, recover="skip") as store:
-        with Progress(f"verifying {store.path}", size_of(store.path), "bytes") as progress:
-            opened = store.statistics()
-            found = examine(store.path, progress=progress.advance).losses
-            told = {(loss.path, loss.start) for loss in found}
-            findings = [loss for loss in standing(opened.losses) if (loss.path, loss.start) not in told] + list(found)
+        with Progress(f"verifying {store.path}", examiner.size_of(store.path), "bytes") as progress:
+            topics = store.topics()
+            for name in topics:
+                with suppress(SeglogError):  # what cannot be opened is told below
+                    store.topic(name)  # which recovers it
+            report = examiner.examine(store.path, progress=progress.advance)
+    told_of = {(loss.path, loss.start) for loss in report.losses}
+    past = standing(loss for partition in report.partitions for loss in partition.history)
+    findings = [*(loss for loss in past if (loss.path, loss.start) not in told_of), *report.losses]
+    records = sum(log.next_offset - log.first_offset for log in report.partitions if log.name != "meta")
     damage = [finding for finding in findings if finding.kind != "torn"]
     if as_json:
         show_json(
             {
-                "path": opened.path,
-                "topics": len(opened.topics),
-                "records": opened.records,
+                "path": report.path,
+                "topics": len(topics),
+                "records": records,
                 "damaged": bool(damage),
                 "findings": [finding._asdict() for finding in findings],
             }
         )
     else:
-        show(opened, findings)
+        rows = [(f.kind, f.path, f.position, f.size, f.start, f.stop, f.note) for f in findings]
+        if rows or not on_terminal():
+            show_table(COLUMNS, rows)
+        if on_terminal():
+            verdict = plural(len(findings), "finding") if findings else "no damage"
+            print(
+                f"{report.path}: {plural(len(topics), 'topic')}, {plural(records, 'record')}, {report.size:,} bytes: {verdict}"
+            )
     if damage:
         raise typer.Exit(REFUSED)
-
-
-def show(opened: seglog.StoreStatistics, findings: list[seglog.Loss]) -> None:
-    rows = [(f.kind, f.path, f.position, f.size, f.start, f.stop, f.note) for f in findings]
-    if rows or not on_terminal():
-        show_table(COLUMNS, rows)
-    if on_terminal():
-        topics = f"{len(opened.topics):,} topic{'' if len(opened.topics) == 1 else 's'}"
-        verdict = f"{len(findings):,} finding{'' if len(findings) == 1 else 's'}" if findings else "no damage"
-        print(f"{opened.path}: {topics}, {opened.records:,} records, {opened.disk_bytes:,} bytes: {verdict}")

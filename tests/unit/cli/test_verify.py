@@ -1,5 +1,7 @@
 """`seglog verify`: damage is found, said in offsets and bytes, and is exit code 2."""
 
+import shutil
+
 import seglog
 
 
@@ -48,3 +50,28 @@ def test_damage_in_the_topology_is_found_too_and_the_rest_is_still_read(cli):
     result = cli("verify")
     assert result.code == 2
     assert any("meta" in row[1] for row in result.rows)
+
+
+def test_a_partition_that_is_missing_is_told_and_the_rest_is_still_read(cli):
+    cli.ok("topic send first", stdin=b"one\n")
+    cli.ok("topic send second", stdin=b"value 1\n")
+    shutil.rmtree(cli.data / "topics/first/0")
+    (log,) = cli.data.glob("topics/second/0/*.log")
+    damage(log, b"value 1")
+    result = cli("verify")
+    assert result.code == 2
+    assert sorted((row[0], row[1]) for row in result.rows) == [
+        ("corrupt", str(log)),
+        ("missing", str(cli.data / "topics/first/0")),
+    ]
+
+
+def test_what_a_repair_set_aside_is_not_told_again(cli):
+    cli.ok("topic send t", stdin=b"".join(b"value %d\n" % i for i in range(9)))
+    cli.ok("topic send u", stdin=b"one\n")
+    (log,) = cli.data.glob("topics/t/0/*.log")
+    damage(log, b"value 4")
+    shutil.rmtree(cli.data / "topics/u/0")
+    assert cli("verify").code == 2
+    cli.ok("doctor --repair")
+    assert cli.ok("verify").out == b""
