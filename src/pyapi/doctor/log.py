@@ -335,12 +335,13 @@ class LogExamination:
             self.store.mends = [mend for mend in self.store.mends if mend.path != self.path or mend.order == FIRST]
             self.mend(FIRST, self.path, f"renamed {said}", partial(mends.put_back, self.path, tuple(moves)))
 
-    def is_gone(self, what: str) -> None:
-        """No segment file at all, where a topic says there must be a log."""
+    def is_gone(self, what: str, known: int) -> None:
+        """No segment file at all, where a topic says there must be a log. Offsets below `known` were given out, and who knows how
+        many more."""
         self.lost.append((0, self.given))
         self.find("gone", self.path, start=0, stop=self.given, what=what)
         self.store.partitions.append(self.told())
-        do = partial(mends.begin_anew, self.path, self.settings)
+        do = partial(mends.begin_anew, self.path, max(known, self.given), self.settings)
         self.mend(FIRST, self.path, "began the partition anew, empty", do)
 
     def records(self) -> Iterator[Record]:

@@ -124,13 +124,13 @@ def recover(path: str, settings: dict[str, Any], torn: tuple[str, int, int] | No
     opened(path, settings, liveness).close()
 
 
-def begin_anew(path: str, settings: dict[str, Any], liveness: Liveness) -> None:
-    """A partition that is gone, empty, at offsets that the old one cannot have given out.
+def begin_anew(path: str, known: int, settings: dict[str, Any], liveness: Liveness) -> None:
+    """A partition that is gone, empty, at offsets that the old one cannot have given out, which gave out those below `known`.
 
     A segment that is lost whole makes recovery go on 2**40 offsets behind it: so one is put there, and taken away again.
     """
     make_directory(path)
-    stand_in = os.path.join(path, segment_name(0))
+    stand_in = os.path.join(path, segment_name(known))
     with suppress(FileExistsError), open(stand_in, "xb") as file:
         file.write(bytes(HEADER))
     opened(path, settings, liveness).close()

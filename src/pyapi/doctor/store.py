@@ -14,7 +14,7 @@ from seglog.config import TopicConfig
 from seglog.doctor import mends
 from seglog.doctor.log import LogExamination
 from seglog.doctor.mends import FIRST, Mend
-from seglog.doctor.pages import KEPT, KNOWN_HERE, UNFINISHED, bases_in, reason
+from seglog.doctor.pages import KEPT, KNOWN_HERE, UNFINISHED, bases_in, readable, reason
 from seglog.doctor.places import Places
 from seglog.doctor.report import Finding, Partition, Report
 from seglog.doctor.segment import NAP
@@ -23,6 +23,7 @@ from seglog.engine.liveness import Liveness
 from seglog.errors import CorruptBatch, CorruptStore, SeglogError
 from seglog.files import read_whole
 from seglog.identity import Identity
+from seglog.positions import pair_of
 
 __all__ = ["Progress", "StoreExamination"]
 
@@ -187,8 +188,8 @@ class StoreExamination:
 
     def topic(self, name: str, path: str, entry: dict[str, Any]) -> None:
         try:
-            config = TopicConfig.from_json(entry["config"], name)
-        except (SeglogError, KeyError, TypeError) as error:
+            config, topic_id = TopicConfig.from_json(entry["config"], name), int(entry["id"], 16)
+        except (SeglogError, KeyError, TypeError, ValueError) as error:
             self.find("newer", path, why=f"its settings are not understood: {error}")
             return
         settings: dict[str, Any] = {
@@ -201,7 +202,8 @@ class StoreExamination:
             log = LogExamination(self, f"{name}/{partition}", where, settings | {"partition": partition})
             log.run()
             if not log.files and not log.unlisted:
-                log.is_gone(f"partition {partition} of {config.partitions:,} of topic {name}")
+                known = self.committed(name, topic_id, partition)
+                log.is_gone(f"partition {partition} of {config.partitions:,} of topic {name}", known)
         wanted = set(map(str, range(config.partitions)))
         for extra in self.names(path) or ():
             where = os.path.join(path, extra)
@@ -212,6 +214,16 @@ class StoreExamination:
                 LogExamination(self, f"{name}/{extra}", where, settings).run()
             else:
                 self.stranger(where)
+
+    def committed(self, topic: str, topic_id: int, partition: int) -> int:
+        """Offsets below were given out: the furthest that a group says it came in a partition."""
+        known = 0
+        for group in self.names(self.at("groups")) or ():
+            path = self.at("groups", group, f"{topic}.positions")
+            if readable(path):
+                commit, _ = pair_of(read_whole(path), partition, topic_id)
+                known = max(known, commit.offset if commit else 0)
+        return known
 
     def nobodys(self, code: str, name: str, path: str) -> None:
         """Files of a topic that there is not."""

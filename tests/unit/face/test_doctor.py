@@ -692,6 +692,21 @@ def test_a_missing_partition_is_begun_anew_far_above(sample, whole, what):
     check(sample, whole["closed"], [("missing", "damage", path, 0, -1)], lost, lost_of=(name, partition))
 
 
+def test_a_partition_that_is_begun_anew_twice_gives_no_offset_twice(path):
+    before = -1
+    for _ in range(3):
+        with seglog.open(path) as store:
+            topic = store.topic("t")
+            where = topic.send(b"x")
+            assert where.offset > before
+            before = where.offset
+            with topic.consumer("g") as consumer:
+                consumer.seek("latest")
+                consumer.commit()
+        shutil.rmtree(path / "topics/t/0")
+        assert doctor.repair(path).sound
+
+
 def test_an_emptied_partition_is_begun_anew_too(sample, whole):
     for file in (sample.path / "topics/orders/1").glob("*0.*"):
         file.unlink()
