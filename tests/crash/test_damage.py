@@ -327,7 +327,7 @@ def test_any_flipped_bit_costs_at_most_its_batch(small, memory, rng, segment):
     """Every bit that means something, in a segment that is complete and in the one being written."""
     bits = [byte * 8 + bit for part in interesting(small, segment) for byte in part for bit in range(8)]
     if not LONG:
-        bits = sorted({*rng.sample(bits, 160), *rng.sample(bits[: 368 * 8], 60)})
+        bits = sorted({*rng.sample(bits, 90), *rng.sample(bits[: 368 * 8], 30)})
 
     def damage(bit, path):
         edit(path, small.files[segment], lambda data: data.__setitem__(bit >> 3, data[bit >> 3] ^ 1 << (bit & 7)))
@@ -341,7 +341,7 @@ def test_any_flipped_bit_costs_at_most_its_batch(small, memory, rng, segment):
 def test_a_block_that_was_overwritten_costs_at_most_its_batches(large, memory, rng, segment, fill):
     blocks = range(1, SMALL // PAGE)
     if not LONG:
-        blocks = rng.sample(blocks, 5)
+        blocks = rng.sample(blocks, 3)
 
     def damage(block, path):
         at = block * PAGE
@@ -359,7 +359,7 @@ def test_a_block_that_was_overwritten_costs_at_most_its_batches(large, memory, r
 def test_two_blocks_that_changed_places_cost_at_most_their_batches(large, memory, rng, segment):
     pairs = list(itertools.combinations(range(1, SMALL // PAGE), 2))
     if not LONG:
-        pairs = rng.sample(pairs, 8)
+        pairs = rng.sample(pairs, 4)
 
     def damage(pair, path):
         a, b = (slice(block * PAGE, (block + 1) * PAGE) for block in pair)
@@ -403,7 +403,7 @@ def test_a_file_cut_at_any_length_costs_at_most_what_was_cut_off(small, memory, 
     lengths = (
         list(range(end))
         if LONG
-        else sorted({0, 1, 95, 96, 4095, 4096, 4097, 4159, 4160, *rng.sample(range(PAGE, end), 40)})
+        else sorted({0, 1, 95, 96, 4095, 4096, 4097, 4159, 4160, *rng.sample(range(PAGE, end), 20)})
     )
 
     def damage(length, path):
@@ -433,7 +433,7 @@ def test_several_kinds_of_damage_at_once_cost_what_they_hit(large, memory, rng):
             hit |= large.hit(segment, (at, at + size))
         return hit
 
-    check(large, memory, rng.sample(range(10**6), 400 if LONG else 30), damage)
+    check(large, memory, rng.sample(range(10**6), 400 if LONG else 16), damage)
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
@@ -814,7 +814,7 @@ def nonsense(whole, memory, case):
 def test_frames_with_a_right_hash_and_nonsense_in_them_do_no_harm(small, large, memory, rng):
     """A hash proves that bytes were written, not that whoever wrote them was sane: nothing may be followed out of the frame."""
     for whole in (small, large):
-        seeds = rng.sample(range(10**9), 20_000 if LONG else 250)
+        seeds = rng.sample(range(10**9), 20_000 if LONG else 120)
         bad = in_children(zip(seeds, itertools.cycle((False, True))), functools.partial(nonsense, whole, memory))
         assert bad == [], f"{len(bad)} cases, the first of them: {bad[0]}"
 
@@ -848,7 +848,7 @@ def test_marks_with_a_right_hash_and_nonsense_in_them_do_no_harm(large, memory, 
             harmless(path)
         return []
 
-    cases = list(zip(rng.sample(range(10**9), 5000 if LONG else 120), itertools.cycle((True, True, False))))
+    cases = list(zip(rng.sample(range(10**9), 5000 if LONG else 60), itertools.cycle((True, True, False))))
     bad = in_children(cases, look)
     assert bad == [], f"{len(bad)} cases, the first of them: {bad[0]}"
 
@@ -873,6 +873,6 @@ def test_segment_headers_with_a_right_hash_and_nonsense_in_them_do_no_harm(large
             harmless(path)
         return []
 
-    cases = list(zip(rng.sample(range(10**9), 5000 if LONG else 120), itertools.cycle((True, True, False))))
+    cases = list(zip(rng.sample(range(10**9), 5000 if LONG else 60), itertools.cycle((True, True, False))))
     bad = in_children(cases, look)
     assert bad == [], f"{len(bad)} cases, the first of them: {bad[0]}"

@@ -16,7 +16,7 @@ import seglog
 from crash.power import real, run
 
 LONG = bool(os.environ.get("SEGLOG_LONG"))
-IMAGES = int(os.environ.get("SEGLOG_POWER_IMAGES") or (100_000 if LONG else 500))
+IMAGES = int(os.environ.get("SEGLOG_POWER_IMAGES") or (100_000 if LONG else 400))
 BREAKS = [
     "sync-does-nothing", "directory-syncs-forgotten", "file-syncs-forgotten", "always-that-is-never", "wrong-records",
     "nothing-told", "offsets-again", "tail-comes-back",

@@ -103,10 +103,14 @@ class Child:
         return what
 
     def _heard(self, channel: socket.socket, timeout: float) -> Any:
-        """The next message. A child that could run and is not let, on a machine with too much to do, gets ten times as long."""
+        """The next message. The time is that of a process that is let run: what it spends waiting for a processor does not count."""
+        if timeout > 0.1 and os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
+            timeout *= 5  # it may wait for others, which are not let run either
+        waited = kept_waiting(self.pid)
         message = receive(channel, timeout)
-        if message is None and timeout > 0.1 and whereabouts(self.pid).startswith("; state R"):
-            message = receive(channel, 9 * timeout)
+        while message is None and timeout > 0.1 and (more := kept_waiting(self.pid) - waited) > 0.01:
+            waited += more
+            message = receive(channel, more + 0.1)
         return message
 
     def _silent(self, timeout: float) -> Died:
@@ -229,6 +233,15 @@ def die_with_parent() -> None:
     """A child whose parent is killed goes too (Linux); the parent's thread that forked must live as long."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def kept_waiting(pid: int) -> float:
+    """Seconds of its life in which a process could have run and had no processor."""
+    try:
+        with open(f"/proc/{pid}/schedstat") as schedstat:
+            return int(schedstat.read().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def whereabouts(pid: int) -> str:
