@@ -203,8 +203,8 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_wrong_when_a_process_is_kil
             assert child.hears(30), "no start"
             child.listen(rng.choice([0.001, 0.02, 0.1, 0.3]) * rng.random())
             model.add(child.kill())
-            assert model.hashes
             model.check(path, write)
+        assert len(model.hashes) > 10, "they were all killed before they wrote"
         shutil.rmtree(path)
 
 
