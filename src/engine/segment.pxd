@@ -60,4 +60,5 @@ cdef Segment open_segment(str path, bint writable, bint by_pwrite)
 cdef Survivors find_survivors(Segment segment, int64_t stop)
 cdef bint is_segment_name(str name)
 cdef list list_bases(str path)
+cdef int open_file(str path, int flags) except -1
 cdef int remove_segment(str directory, int64_t base) except -1

@@ -33,7 +33,7 @@ from seglog.engine.liveness cimport Liveness, boot_hash
 from seglog.engine.mapping cimport Mapping, map_fd
 from seglog.engine.record cimport to_offset
 from seglog.engine.recovery cimport recover, rewrite
-from seglog.engine.segment cimport Segment, create_segment, is_segment_name, list_bases, open_segment, remove_segment
+from seglog.engine.segment cimport Segment, create_segment, is_segment_name, list_bases, open_file, open_segment, remove_segment
 from seglog.engine.shared cimport Shared
 
 from seglog.engine.errors import (
@@ -380,7 +380,7 @@ cdef class Tail:
                 continue
             path = os.path.join(self.path, segment_name(older))
             try:
-                fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+                fd = open_file(path, os.O_RDWR)
             except FileNotFoundError:
                 continue            # trimmed meanwhile
             try:
