@@ -216,6 +216,8 @@ cdef class Tail:
         if shared.lock() == 2 or platform.load_u32(&self.w.attention) & ATTENTION_REPAIR:
             # Said first: if this ends half way, for instance for want of a descriptor, the next one repairs.
             platform.or_u32(&self.w.attention, ATTENTION_REPAIR)
+            if self.w.incarnation != self.incarnation or self.w.attention & (ATTENTION_FAILED | ATTENTION_DELETED):
+                return 0            # it may have died in a recovery, whose new segment is no stray: the next opening sees to it
             try:
                 self.repair()
             except BaseException:

@@ -123,6 +123,13 @@ def test_processes_in_every_role_killed_at_random(environment, seed):
     assert run.returncode == 0, said
 
 
+def test_a_handle_that_is_refused_after_a_recovery_died_takes_nothing_of_it_along(environment):
+    """It displaces the dead, as anybody would, and once took the new segment for a stray: the next opening then missed it."""
+    run = start(environment, "failpoints", "recover.words", "--mode", "kill", "--plays", 60, "--arrivals", 10, "--seed", 7)
+    said = finish(run)
+    assert run.returncode == 0, said
+
+
 # -- the checks can fail ------------------------------------------------------------------------------------------------
 
 
