@@ -8,14 +8,15 @@
 #   make build      recompile what changed         make packaging   install them, on every Python here
 #   make coverage   what the suite reaches         make clean       forget all of it
 #   make chaos, make soak, make fuzz               the long forms of tests/stress and tests/fuzz
+#   make kills, make power, make damage, make io   the long forms of tests/crash
 #
 # ARGS reaches pytest:  make test ARGS="tests/unit -k hash -x"
-# and the long forms, which take SEED and MINUTES:  make chaos MINUTES=60 SEED=0x1f
+# and the long forms, which take SEED and MINUTES, or how many:  make chaos MINUTES=60 SEED=0x1f    make kills KILLS=500
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench compare build debug asan tsan stubs wheel packaging coverage chaos soak fuzz clean types
+.PHONY: demo test check bench compare build debug asan tsan stubs wheel packaging coverage chaos soak fuzz kills power damage io clean types
 
 # The first that runs: a name on PATH may be a pyenv shim for a version that is not there.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -72,6 +73,27 @@ fuzz: build
 	$(call LONG,fuzz.run)
 
 LONG = PYTHONPATH=tests $(BIN)/python -m $(1) --seconds $$(($(MINUTES) * 60)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+KILLS  ?= 10000
+IMAGES ?= 100000
+CUTS   ?= 500
+CASES  ?=
+SEEDED = $(if $(SEED),--seed $(SEED))
+
+kills: build/debug/.built
+	$(call OVER,debug) $(BIN)/python -m tests.crash.kills.run --kills $(KILLS) $(SEEDED) $(ARGS)
+	$(call OVER,debug) $(BIN)/python -m tests.crash.kills.failpoints --plays 10 --arrivals 10 $(SEEDED)
+
+power: build
+	$(BIN)/python -m tests.crash.power.run --images $(IMAGES) $(SEEDED) $(ARGS)
+	$(BIN)/python -m tests.crash.power.real ext4 --rounds $(CUTS) $(SEEDED)
+	$(BIN)/python -m tests.crash.power.real xfs --rounds $(CUTS) $(SEEDED)
+
+damage: build
+	SEGLOG_LONG=1 SEGLOG_SEED=$(SEED) $(BIN)/python -m pytest tests/crash/test_damage.py tests/crash/test_full_disk.py $(ARGS)
+
+io: build
+	$(BIN)/python -m tests.crash.faults.run $(if $(CASES),--cases $(CASES)) $(SEEDED) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

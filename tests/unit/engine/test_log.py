@@ -243,6 +243,28 @@ def test_a_handle_reads_on_over_segments_that_another_made_and_trimmed(opened):
             assert [r.offset for r in reader.records()] == list(range(at - 5, at))
 
 
+def test_a_reader_follows_when_an_empty_segment_makes_way_for_a_larger_one(opened, tmp_path):
+    """After a recovery the newest segment is empty; a first frame that does not fit replaces it, under the same name."""
+    opened().append(b"first")
+    for name in ("shm", "tail.shm"):
+        (tmp_path / "log" / name).unlink()
+    with opened() as writer, opened() as reader:
+        assert values(reader) == [b"first"]  # has looked at the empty segment
+        large = bytes(SMALL + 1000)
+        writer.append(large)
+        assert values(reader) == [b"first", large]
+    for name in ("shm", "tail.shm"):
+        (tmp_path / "log" / name).unlink()
+    opened().append(b"next")
+    for name in ("shm", "tail.shm"):
+        (tmp_path / "log" / name).unlink()
+    with opened() as writer, opened() as reader:
+        assert values(reader) == [b"first", large, b"next"]
+        writer.append(large)
+        writer.append(large)  # and on to another segment before the reader looks again
+        assert values(reader) == [b"first", large, b"next", large, large]
+
+
 def test_threads_append_to_one_handle_without_a_gap_and_each_keeps_its_order(log):
     def work(name):
         for i in range(300):
@@ -392,7 +414,7 @@ def blocked_while_rolling(opened, path):
         def clock():
             if state["armed"]:
                 os.write(tell, b"!")
-                time.sleep(3600)
+                time.sleep(60)
             return 0
 
         other = opened(clock=clock)

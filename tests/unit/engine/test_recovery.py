@@ -427,6 +427,7 @@ def reseal_segment(file, **changes):
         with open(file, "r+b") as f:
             f.seek(copy)
             header = bytearray(f.read(96))
+            assert struct.unpack_from("<Q", header, 88)[0] == xxhash.xxh3_64_intdigest(bytes(header[:88]))
             for name, value in changes.items():
                 struct.pack_into("<I", header, fields[name], value)
             struct.pack_into("<Q", header, 88, xxhash.xxh3_64_intdigest(bytes(header[:88])))
