@@ -141,14 +141,14 @@ def test_a_handle_that_is_refused_after_a_recovery_died_takes_nothing_of_it_alon
     ],
 )
 def test_a_writer_that_lies_is_caught(environment, writer, point, wrong):
-    run = start(environment, "failpoints", point, "--mode", "kill", "--seed", 1, "--plays", 3, "--writer", writer)
+    run = start(environment, "failpoints", point, "--mode", "kill", "--seed", 1, "--plays", 3, "--writer", writer, "--forget")
     said = finish(run)
     assert run.returncode == 1, said
     assert re.search(f"BROKEN ({wrong})", said), said
 
 
 def test_a_failpoint_that_nobody_comes_by_is_told(environment):
-    run = start(environment, "failpoints", "no.such.point", "--mode", "kill", "--seed", 1)
+    run = start(environment, "failpoints", "no.such.point", "--mode", "kill", "--seed", 1, "--forget")
     said = finish(run)
     assert run.returncode == 1, said
     assert "no scene comes by the failpoint no.such.point" in said

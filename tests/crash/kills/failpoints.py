@@ -31,6 +31,7 @@ def main() -> int:
     options.add_argument(
         "--writer", choices=list(WRITERS), default="sound", help="a broken one, to see that it is caught"
     )
+    options.add_argument("--forget", action="store_true", help="remove the directory of a play that failed, too")
     options.add_argument("--mode", choices=["kill", "stop", "both"], default="both")
     given = options.parse_args()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -60,7 +61,7 @@ def main() -> int:
                 )
             finally:
                 stop_all()
-    if not broken:
+    if not broken or given.forget:
         shutil.rmtree(folder, ignore_errors=True)
     return 1 if broken else 0
 
