@@ -6,12 +6,16 @@ repeats alone as it ran among others: `SEGLOG_SEED=0x1f make test ARGS="-k that_
 **Crashes.** A segfault takes pytest along, and a later run of something else would look green. So a run notes the test
 it is at, and takes the note away at its end. Whoever finds the note of a run that died can only go green by
 running that very test.
+
+**Ctrl-C.** A shell starts what it puts into the background with SIGINT ignored, and children inherit that: taken back here, for the
+tests that interrupt one.
 """
 
 import importlib.util
 import os
 import random
 import secrets
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -19,6 +23,9 @@ import pytest
 
 SEED = int(os.environ.get("SEGLOG_SEED") or hex(secrets.randbits(32)), 0)
 PROFILE = os.environ.get("SEGLOG_BUILD") or "release"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("seglog", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("seglog")

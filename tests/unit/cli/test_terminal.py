@@ -40,7 +40,7 @@ def test_a_table_has_a_head_on_a_terminal_and_none_in_a_pipe(cli):
 def test_verify_tells_a_person_that_all_is_well(cli):
     cli.ok("topic send orders", stdin=b"1\n")
     seen = on_a_terminal(lambda terminal: cli.start("verify", stdout=terminal))
-    assert "1 topic, 1 records" in seen
+    assert "1 topic, 1 record," in seen
     assert "no damage" in seen
 
 
