@@ -23,6 +23,7 @@ cdef class Batch:
     cdef readonly int64_t first_offset
     cdef readonly int64_t next_offset
     cdef readonly int64_t partition
+    cdef readonly str topic
     cdef readonly uint32_t epoch
 
     cdef int columns(self, int64_t position, Columns *c) noexcept nogil

@@ -17,9 +17,12 @@ __all__ = [
     "CorruptSegment",
     "CorruptStore",
     "DirectoryInUse",
+    "Fenced",
     "ForkedHandle",
+    "GroupNotFound",
     "InvalidName",
     "LockTimeout",
+    "LogTruncated",
     "NetworkFileSystem",
     "NotAStore",
     "OffsetOutOfRange",
@@ -103,6 +106,14 @@ class OffsetOutOfRange(SeglogError, IndexError):
     """The offset is not in the log. `offset`, `first` and `next` say what was asked and what there is."""
 
 
+class LogTruncated(OffsetOutOfRange):
+    """A power cut took records that were read before it: `offset` is where the reader was, `end` where the log ended then."""
+
+
+class Fenced(SeglogError, RuntimeError):
+    """Somebody newer has taken over what this handle did: `topic` and `partition`, or `producer`. Nothing was written."""
+
+
 class PartitionNotFound(SeglogError, IndexError):
     """There is no partition of that number; `partition` and `partitions` say what was asked and how many there are."""
 
@@ -172,6 +183,10 @@ class DirectoryInUse(SeglogError):
 
 class TopicNotFound(SeglogError, KeyError):
     """There is no topic of that name; `name` is what was asked."""
+
+
+class GroupNotFound(SeglogError, KeyError):
+    """There is no consumer group, or no member of one, of that name; `name` is what was asked."""
 
 
 class TopicExists(SeglogError, ValueError):

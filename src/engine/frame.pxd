@@ -13,6 +13,7 @@ cdef enum:
     FRAME_BODY_BAD = -4
     FRAME_COLUMNS_BAD = -5
     FRAME_UNKNOWN = -6              # sound, but of a kind this version does not know
+    FRAME_UNDECIDED = -7            # sound, of a transaction that is not there as a whole
 
 
 cdef struct Columns:                # where the parts of one frame lie; every pointer is into bounds-checked memory
@@ -53,6 +54,7 @@ cdef void columns_entry(const Columns *c, uint32_t i, Entry *e) noexcept nogil
 cdef class Scratch:                 # memory that frames are built in; grows, is kept
     cdef char *data
     cdef int64_t size
+    cdef int64_t origin             # where the next frame is built
     cdef int reserve(self, int64_t size) except -1
 
 

@@ -30,6 +30,7 @@ _WHY = {
     FRAME_HEADER_BAD: "its header does not have the hash it should",
     FRAME_BODY_BAD: "its body does not have the hash it should",
     FRAME_COLUMNS_BAD: "its columns leave the frame",
+    FRAME_UNDECIDED: "it belongs to a transaction that is not there as a whole",
     FRAME_UNKNOWN: "it is of a kind that this version does not know",
 }
 
@@ -212,7 +213,7 @@ cdef class Scratch:
 
     def __cinit__(self):
         self.data = NULL
-        self.size = 0
+        self.size = self.origin = 0
 
     def __dealloc__(self):
         PyMem_RawFree(self.data)
@@ -333,9 +334,9 @@ cdef int64_t encode(
             f"a frame of {total:,} bytes is needed; {FRAME_BYTES_MAX:,} are the most", size=total, limit=FRAME_BYTES_MAX,
             index=start,
         )
-    scratch.reserve(total)
-    h = <FrameHeader *>scratch.data
-    body = scratch.data + FRAME_HEADER
+    scratch.reserve(scratch.origin + total)
+    h = <FrameHeader *>(scratch.data + scratch.origin)
+    body = <char *>h + FRAME_HEADER
     memset(h, 0, FRAME_HEADER)
     h.magic = FRAME_MAGIC
     h.count = h.span = <uint32_t>n
@@ -401,8 +402,8 @@ cdef void seal_body(FrameHeader *h, int64_t body_length) noexcept nogil:
 
 cdef int compress(Scratch scratch, int codec, object squeeze) except -1:
     """Replace the blobs by `int64 raw size, squeeze(blobs)` where that is smaller."""
-    cdef FrameHeader *h = <FrameHeader *>scratch.data
-    cdef char *body = scratch.data + FRAME_HEADER
+    cdef FrameHeader *h = <FrameHeader *>(scratch.data + scratch.origin)
+    cdef char *body = <char *>h + FRAME_HEADER
     cdef int64_t blob = columns_end(h), raw = h.body_length - blob
     cdef bytes small
     if raw < 128:

@@ -22,7 +22,8 @@ cdef enum:
     HAS_HEADERS = 16                    # int32[n+1]
     FIXED_STRIDE = 32                   # no value offsets: the values have one length
     HAS_NULLS = 64                      # bitmap of n bits: 1 = there is a value (0: tombstone)
-    KNOWN_FLAGS = 127
+    IN_TRANSACTION = 128                # holds only if the transaction log has a record of it
+    KNOWN_FLAGS = 255
 
     # codecs of the blobs
     CODEC_NONE = 0
@@ -48,8 +49,14 @@ cdef enum:
     INDEX_EVERY = 4096                  # bytes of frames between two entries
     INDEX_SEALED = 1
 
+    # ---- committed positions ----
+    PLACE_MAGIC = 0x50434C53            # "SLCP"
+    PLACE_SECTOR = 512                  # each slot in its own: a torn write costs one of a pair
+    PLACE_PAIR = 1024
+    PLACE_OWNER = 64                    # where in a pair the owner stands
+
     # ---- shared memory of a partition (transient, native) ----
-    SHARED_VERSION = 1
+    SHARED_VERSION = 2
     SHARED_BYTES = 4096
     SHARED_READY = 1
     SHARED_FAILED = 2                   # a sync failed; only recovery makes it ready again
@@ -119,6 +126,24 @@ cdef struct Mark:
     uint64_t hash                       # XXH3-64, seeded with the segment's salt, of the 56 bytes before
 
 
+cdef struct PlaceSlot:                  # a group's place in a partition; two of them, in turn
+    uint32_t magic                      # "SLCP"
+    uint32_t partition                  # 0xFFFFFFFF: the pair that says how many partitions follow
+    int64_t offset                      # of the next record to be received
+    uint64_t sequence
+    uint32_t epoch                      # of the partition, when it was committed
+    uint32_t generation                 # of the group
+    uint64_t topic
+    int64_t timestamp
+    uint64_t reserved
+    uint64_t hash                       # XXH3-64 of the 56 bytes before
+
+
+cdef struct PlaceOwner:                 # behind slot A: which member may commit; transient, native
+    uint64_t home                       # boot, device and inode: what another boot or a copy says is void
+    int64_t member                      # 0, or who: the process's liveness word << 32 | the member's number
+
+
 cdef struct IndexHeader:
     uint64_t magic
     uint32_t version
@@ -166,7 +191,16 @@ cdef struct SharedWords:
     uint32_t attention                  # not 0: an append must look before it goes on (ATTENTION_*)
     int64_t first_offset
     int64_t segments                    # +1 whenever the list of segments changes
-    uint64_t _pad2[7]
+    # a transaction of whoever holds the lock: stored beyond the watermark, and what the two above will be when it is decided
+    uint32_t pending                    # 1: what follows counts
+    uint32_t _c
+    int64_t pending_next
+    int64_t pending_position
+    int64_t pending_timestamp
+    int64_t pending_from                # the decision, if there is one, is in the transaction log at or after this offset
+    int64_t decided                     # behind the last decision about this partition; of the transaction log itself: behind the
+                                        # last one that is on disk with all its parts
+    uint64_t _pad2[1]
     # durability
     int64_t durable_offset
     int64_t durable_position            # in durable_base

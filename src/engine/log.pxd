@@ -10,6 +10,11 @@ from seglog.engine.source cimport Packed
 from seglog.engine.tail cimport Tail
 
 
+cdef void build_one(
+    FrameHeader *h, char *body, const char *value, int64_t size, const char *key, int64_t key_size, const char *headers, int64_t header_size,
+) noexcept nogil
+
+
 cdef class Log(Tail):
     cdef int64_t batch_bytes, record_bytes_max
     cdef bint skip_corrupt

@@ -5,6 +5,7 @@ from typing import Any, Self
 from typing_extensions import disjoint_base
 
 from seglog.engine.batch import Batch
+from seglog.engine.decisions import Decisions
 from seglog.engine.liveness import Liveness
 from seglog.engine.losses import Loss
 from seglog.engine.record import Record, Span
@@ -18,6 +19,7 @@ class Log(Tail):
         *,
         create: bool = True,
         partition: int = 0,
+        topic: str | None = None,
         segment_bytes: int = 67108864,
         segment_bytes_min: int = 1048576,
         segment_age: float = 0.0,
@@ -29,6 +31,7 @@ class Log(Tail):
         recover: str = "raise",
         clock: Callable[[], int] | None = None,
         liveness: Liveness | None = None,
+        decisions: Decisions | None = None,
         lock_timeout: float = 30.0,
     ) -> None: ...
     def append(self, value: Any, key: Any = None, headers: Any = None, timestamp: Any = None) -> int: ...
@@ -55,6 +58,7 @@ class Log(Tail):
     def records(self, start: int = -1, stop: int = -1) -> Iterator[Record]: ...
     def wait(self, offset: int, timeout: float | None = None, *, durable: bool = False) -> bool: ...
     def offset_for_time(self, timestamp: Any) -> int: ...
+    def end_of_epoch(self, epoch: int) -> int: ...
     def verify(self) -> list[Loss]: ...
     def statistics(self) -> dict[str, int]: ...
     def __enter__(self) -> Self: ...

@@ -22,6 +22,7 @@ from libc.string cimport memcpy, memset
 from seglog.engine cimport platform
 from seglog.engine.batch cimport Batch
 from seglog.engine.checksum cimport xxh3_64
+from seglog.engine.decisions cimport Decisions
 from seglog.engine.frame cimport (
     FRAME_BODY_BAD, FRAME_HEADER_BAD, FRAME_OK, FRAME_UNKNOWN, Columns, Scratch, body_check, columns_end, columns_parse, compress, encode,
     frame_check, why,
@@ -50,6 +51,43 @@ cdef enum:
     STACK_BODY = 2048
 
 
+cdef void build_one(
+    FrameHeader *h, char *body, const char *value, int64_t size, const char *key, int64_t key_size, const char *headers, int64_t header_size,
+) noexcept nogil:
+    """The body of a frame of one record; sizes are -1 for no key and no value, 0 for no headers. At most 64 bytes more than all three."""
+    cdef int64_t at = 0
+    cdef int32_t *offsets
+    if key_size >= 0:
+        h.flags |= HAS_KEYS
+        offsets = <int32_t *>(body + at)
+        offsets[0], offsets[1] = 0, <int32_t>key_size
+        at += 8
+    if header_size:
+        h.flags |= HAS_HEADERS
+        offsets = <int32_t *>(body + at)
+        offsets[0], offsets[1] = 0, <int32_t>header_size
+        at += 8
+    if size >= 0:
+        h.flags |= FIXED_STRIDE
+    else:
+        h.flags |= HAS_NULLS
+        memset(body + at, 0, 16)        # offsets 0, 0 and a bitmap that says: no value
+        at += 16
+    if key_size >= 0:
+        memcpy(body + at, key, key_size)
+        memset(body + at + key_size, 0, align8(key_size) - key_size)
+        at += align8(key_size)
+    if header_size:
+        memcpy(body + at, headers, header_size)
+        memset(body + at + header_size, 0, align8(header_size) - header_size)
+        at += align8(header_size)
+    if size > 0:
+        memcpy(body + at, value, size)
+        at += size
+    h.body_length = <uint32_t>at
+    h.body_hash = xxh3_64(body, at)
+
+
 cdef class Log(Tail):
     """One partition in the directory `path`, shared with every process that opens it.
 
@@ -69,6 +107,7 @@ cdef class Log(Tail):
         *,
         bint create=True,
         int64_t partition=0,
+        str topic=None,
         int64_t segment_bytes=67108864,
         int64_t segment_bytes_min=1048576,
         double segment_age=0.0,
@@ -80,6 +119,7 @@ cdef class Log(Tail):
         str recover="raise",
         clock=None,
         Liveness liveness=None,
+        Decisions decisions=None,
         double lock_timeout=30.0,
     ):
         if self.shared is not None:
@@ -99,7 +139,7 @@ cdef class Log(Tail):
         if not 0 <= segment_age < 1e9 or not 0 < lock_timeout < 1e9:
             raise ConfigError("segment_age and lock_timeout are seconds, not negative, below 1e9", setting="segment_age")
         self.path = os.fspath(path)
-        self.partition = partition
+        self.partition, self.topic = partition, topic
         self.segment_bytes = segment_bytes
         self.segment_bytes_min = min(segment_bytes_min, segment_bytes)
         self.segment_age_us = <int64_t>(segment_age * 1e6)
@@ -110,7 +150,7 @@ cdef class Log(Tail):
         self.codec = codecs.NAMES[codec]
         self.squeeze = codecs.load(codec)[0] if self.codec else None
         self.expand = {}
-        self.clock = clock
+        self.clock, self.decisions = clock, decisions
         self.losses = ()
         self.bases, self.bases_version, self.open_segments, self.indexes, self.survivors = [], -1, {}, {}, {}
         self.spare = Scratch.__new__(Scratch)
@@ -124,7 +164,6 @@ cdef class Log(Tail):
         cdef bytes held, key_held, header_held
         cdef const char *data = NULL
         cdef int64_t size = -1, key_size = -1, header_size = 0, at = 0
-        cdef int32_t *offsets
         cdef char *body
         cdef char small[STACK_BODY]
         if self.shut:
@@ -162,43 +201,15 @@ cdef class Log(Tail):
             h.body_length = <uint32_t>size
             h.body_hash = xxh3_64(data, size)
             return self.commit(&h, data)
-        at += 64
         body = small
-        if at > STACK_BODY:
-            body = <char *>PyMem_RawMalloc(at)
+        if at + 64 > STACK_BODY:
+            body = <char *>PyMem_RawMalloc(at + 64)
             if body == NULL:
                 raise MemoryError()
         try:
-            at = 0
-            if key_size >= 0:
-                h.flags |= HAS_KEYS
-                offsets = <int32_t *>(body + at)
-                offsets[0], offsets[1] = 0, <int32_t>key_size
-                at += 8
-            if header_size:
-                h.flags |= HAS_HEADERS
-                offsets = <int32_t *>(body + at)
-                offsets[0], offsets[1] = 0, <int32_t>header_size
-                at += 8
-            if size >= 0:
-                h.flags |= FIXED_STRIDE
-            else:
-                h.flags |= HAS_NULLS
-                memset(body + at, 0, 16)        # offsets 0, 0 and a bitmap that says: no value
-                at += 16
-            if key_size >= 0:
-                memcpy(body + at, PyBytes_AS_STRING(key_held), key_size)
-                memset(body + at + key_size, 0, align8(key_size) - key_size)
-                at += align8(key_size)
-            if header_size:
-                memcpy(body + at, PyBytes_AS_STRING(header_held), header_size)
-                memset(body + at + header_size, 0, align8(header_size) - header_size)
-                at += align8(header_size)
-            if size > 0:
-                memcpy(body + at, data, size)
-                at += size
-            h.body_length = <uint32_t>at
-            h.body_hash = xxh3_64(body, at)
+            build_one(
+                &h, body, data, size, NULL if key_held is None else PyBytes_AS_STRING(key_held), key_size,
+                NULL if header_held is None else PyBytes_AS_STRING(header_held), header_size)
             return self.commit(&h, body)
         finally:
             if body != small:
@@ -266,19 +277,23 @@ cdef class Log(Tail):
     cdef list current_bases(self):
         """The base offsets of the segments, in order; listed again when the shared counter says that they changed."""
         cdef int64_t version = platform.load_i64(&self.w.segments), active
-        if version != self.bases_version:
-            active = platform.load_i64(&self.w.active_base)
-            # What was last when this was listed before may have been empty, and been replaced by another file of its name.
-            last = self.bases[-1] if self.bases else 0
-            # A segment made but not switched to yet is nobody's business.
-            self.bases = [b for b in list_bases(self.path) if b <= active]
-            for base in list(self.open_segments):
-                if base >= last or base not in self.bases:
-                    self.open_segments.pop(base, None)
-                    self.indexes.pop(base, None)
-                    self.survivors.pop(base, None)
-            self.bases_version = version
-        return self.bases
+        cdef list bases
+        if version == self.bases_version:
+            return self.bases
+        active = platform.load_i64(&self.w.active_base)
+        # What was last when this was listed before may have been empty, and been replaced by another file of its name.
+        last = self.bases[-1] if self.bases else 0
+        # A segment made but not switched to yet is nobody's business.
+        bases = [b for b in list_bases(self.path) if b <= active]
+        for base in list(self.open_segments):
+            if base >= last or base not in bases:
+                self.open_segments.pop(base, None)
+                self.indexes.pop(base, None)
+                self.survivors.pop(base, None)
+        # Another thread may have listed meanwhile, and a newer version: its list must not give way to this one under its
+        # number. So the two are put down together, at the end, with nothing between them that could let another thread in.
+        self.bases, self.bases_version = bases, version
+        return bases
 
     cdef Segment segment(self, int64_t base):
         """A segment mapped for reading. Raises FileNotFoundError when it was trimmed away meanwhile."""
@@ -523,7 +538,7 @@ cdef class Log(Tail):
                         batch.blobs, batch.blob_size = PyBytes_AS_STRING(expanded), PyBytes_GET_SIZE(expanded)
                     batch.start = position
                     batch.skip = skip
-                    batch.partition = self.partition
+                    batch.partition, batch.topic = self.partition, self.topic
                     batch.epoch = h.epoch
                     batch.first_offset = h.base_offset + (c.deltas[skip] if c.deltas != NULL else skip)
                 first = h.count - skip
@@ -590,6 +605,8 @@ cdef class Log(Tail):
             limit = min(limit, platform.load_i64(&self.w.durable_offset))
         if until >= 0:
             limit = min(limit, until)
+        if at == limit and platform.load_u32(&self.w.pending):
+            self.finish()           # whoever comes next sees it
         return self.collect(at, limit, records, size)
 
     def record(self, offset):
@@ -626,7 +643,12 @@ cdef class Log(Tail):
         if self.shut:
             self.check_state()
         cdef Shared shared = self.shared
-        return bool(shared.wait_for(to_offset(offset), durable, timeout_us(timeout)))
+        cdef int64_t wanted = to_offset(offset), limit = timeout_us(timeout), deadline = platform.monotonic_us() + limit
+        cdef int got = shared.wait_for(wanted, durable, limit)
+        while got == 2:             # somebody died between deciding a transaction and publishing it
+            self.finish()
+            got = shared.wait_for(wanted, durable, limit if limit < 0 else max(deadline - platform.monotonic_us(), 0))
+        return got == 1
 
     cdef int64_t first_at(
         self, Segment segment, int64_t position, int64_t expected, int64_t first, int64_t end, int64_t wanted,
@@ -691,6 +713,25 @@ cdef class Log(Tail):
             found = self.first_at(segment, position, expected, first, end, wanted)
             if found >= 0:
                 return found
+        return self.next_offset
+
+    def end_of_epoch(self, int64_t epoch):
+        """Where the records of `epoch`, and of those before it, ended: what lay behind was lost, in a power cut, before the next one began.
+
+        `next_offset` for the current epoch. *O(segments)*.
+        """
+        if self.shut:
+            self.check_state()
+        cdef Segment segment
+        if epoch >= self.w.epoch:
+            return self.next_offset
+        for base in self.current_bases():
+            try:
+                segment = self.segment(base)
+            except (CorruptSegment, FileNotFoundError):
+                continue
+            if segment.header.epoch > epoch:
+                return segment.header.previous_end
         return self.next_offset
 
     # ---- telling ------------------------------------------------------------------------------------------------

@@ -57,6 +57,10 @@ cdef class Mapping:
     cdef view(self, int64_t start, int64_t stop):
         return memoryview(self.mmap)[start:stop].toreadonly()
 
+    def flush(self):
+        """Hand what was stored to the file, where the kernel does not do that by itself. One system call."""
+        self.mmap.flush()
+
     def read(self, int64_t start, int64_t stop):
         """A read-only memoryview of bytes `start .. stop-1`; it keeps the map alive. Raises IndexError outside it."""
         if not 0 <= start <= stop <= self.size:

@@ -1,10 +1,11 @@
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, overload
 
 from typing_extensions import disjoint_base
 
 from seglog.engine.log import Log
 from seglog.engine.record import Position, Record, Span
+from seglog.engine.transactions import Transaction
 
 def murmur2(key: bytes) -> int: ...
 def partition_for(key: bytes, partitions: int, partitioner: str = "xxh3") -> int: ...
@@ -12,6 +13,7 @@ def partition_for(key: bytes, partitions: int, partitioner: str = "xxh3") -> int
 @disjoint_base
 class Partitions:
     def __init__(self, logs: Sequence[Log], partitioner: str | Callable[[bytes, int], int] = "xxh3") -> None: ...
+    @overload
     def send(
         self,
         value: Any,
@@ -20,7 +22,19 @@ class Partitions:
         *,
         timestamp: Any = None,
         partition: int | None = None,
+        tx: None = None,
     ) -> Position: ...
+    @overload
+    def send(
+        self,
+        value: Any,
+        key: Any = None,
+        headers: Any = None,
+        *,
+        timestamp: Any = None,
+        partition: int | None = None,
+        tx: Transaction,
+    ) -> None: ...
     def send_many(
         self,
         values: Any,
@@ -29,6 +43,7 @@ class Partitions:
         *,
         timestamps: Any = None,
         partition: int | None = None,
+        tx: Transaction | None = None,
     ) -> list[Span]: ...
     def __getitem__(self, where: tuple[int, int] | Position) -> Record: ...
     def merged(self, starts: Sequence[int], stops: Sequence[int]) -> Iterator[Record]: ...

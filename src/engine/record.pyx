@@ -252,6 +252,11 @@ cdef class Record:
         return _EPOCH + _datetime.timedelta(microseconds=self.timestamp)
 
     @property
+    def topic(self):
+        """The name of the topic it was read from; None for a record that was made by hand."""
+        return getattr(self.owner, "topic", None)
+
+    @property
     def position(self):
         """`Position(partition, offset)`."""
         return new_position(self.partition, self.offset)

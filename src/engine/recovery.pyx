@@ -14,10 +14,11 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from seglog.engine cimport platform
-from seglog.engine.frame cimport FRAME_OK, FRAME_UNKNOWN, frame_check, why
+from seglog.engine.decisions cimport Decisions
+from seglog.engine.frame cimport FRAME_OK, FRAME_UNDECIDED, FRAME_UNKNOWN, frame_check, why
 from seglog.engine.index cimport Index, build_index, create_index, open_index
 from seglog.engine.layout cimport (
-    ATTENTION_CLEAN, ATTENTION_FAILED, FRAME_HEADER, INDEX_EVERY, INDEX_SEALED, LOWEST, MARK_CLEAN, MARK_SEALED, MARK_UNSYNCED,
+    ATTENTION_CLEAN, ATTENTION_FAILED, FRAME_HEADER, INDEX_EVERY, INDEX_SEALED, IN_TRANSACTION, LOWEST, MARK_CLEAN, MARK_SEALED, MARK_UNSYNCED,
     SEGMENT_HEADER, SHARED_BYTES, SHARED_FAILED, SHARED_MAGIC, SHARED_READY, SHARED_VERSION, FrameHeader, Mark, SegmentHeader,
     SharedWords, frame_length,
 )
@@ -33,18 +34,18 @@ cdef int64_t UNKNOWN_OFFSETS = <int64_t>1 << 40
 
 cdef tuple recover(
     SharedWords *w, str path, object status, bint known, bint ours, uint64_t boot, int64_t now, int64_t capacity, bint by_pwrite,
-    bint promised,
+    bint promised, Decisions decisions,
 ):
     """Make the shared words from the files in `path`; the losses found. Alone: the caller holds the lock of the shm file.
 
-    `status` is that file's; `known`: its words are of this boot; `ours`: of this very file, not of a copy. `capacity` is the size of a
+    `decisions`: which frames of transactions hold; None: all that are there. `status` is that file's; `known`: its words are of this boot; `ours`: of this very file, not of a copy. `capacity` is the size of a
     new segment; `promised`: what is appended will be synced (fsync is not "never"). Each step may be the last one before the power goes: what follows finds the same, or better.
     """
     cdef Segment last = None, fresh
     cdef Scanner scan
     cdef Mark mark
     cdef SegmentHeader header
-    cdef int64_t position = SEGMENT_HEADER, end = 0, next_base = 0, start = 0, torn, found
+    cdef int64_t position = SEGMENT_HEADER, end = 0, next_base = 0, start = 0, torn, found, begun, begun_at
     cdef bint failed = ours and w.state == SHARED_FAILED
     cdef int64_t rewrite_from = w.durable_base if failed else -1
     cdef int code = FRAME_OK
@@ -93,7 +94,15 @@ cdef tuple recover(
         scan = Scanner(last, position, end)
         while True:
             PyErr_CheckSignals()
+            begun, begun_at = scan.offset, scan.position
             code = scan.step()
+            if code == FRAME_OK and scan.flags & IN_TRANSACTION and decisions is not None \
+                    and not decisions.holds(identity, begun, scan.offset):
+                code = FRAME_UNDECIDED
+                scan.offset, scan.position = begun, begun_at
+                if not marked:
+                    # What follows it may be kept; it may not, so nobody must find it again.
+                    erase(last, begun_at)
             if code == FRAME_OK:
                 continue
             if code == FRAME_UNKNOWN:
@@ -203,6 +212,7 @@ cdef tuple recover(
     w.max_timestamp = LOWEST
     w.indexed_position = -INDEX_EVERY
     w.epoch = epoch
+    w.pending = 0
     w.first_offset = max(start, bases[0])
     w.segments += 1
     platform.store_i64(&w.durable_offset, end)
@@ -242,6 +252,16 @@ cdef int settle(
                 rc = last.sync()
     if rc:
         raise os_error(rc, "cannot repair the tail of", last.path)
+    return 0
+
+
+cdef int erase(Segment segment, int64_t position) except -1:
+    """Let no frame begin there any more."""
+    cdef char zeros[FRAME_HEADER]
+    memset(zeros, 0, FRAME_HEADER)
+    cdef int rc = platform.pwrite_all(segment.fd, zeros, FRAME_HEADER, position)
+    if rc:
+        raise os_error(rc, "cannot repair the tail of", segment.path)
     return 0
 
 

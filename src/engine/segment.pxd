@@ -46,6 +46,7 @@ cdef class Scanner:                 # frames of a file, by pread
     cdef readonly int64_t records
     cdef uint32_t epoch
     cdef int failed                 # -errno when some bytes could not be read: no proof that they are not there
+    cdef readonly int flags         # of the last frame
 
     cdef const char *need(self, int64_t position, int64_t size) except? NULL
     cdef int step(self) except? -99

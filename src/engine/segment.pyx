@@ -657,6 +657,7 @@ cdef class Scanner:
             return FRAME_HEADER_BAD
         self.position += length
         self.offset = next_offset_of(h)
+        self.flags = h.flags
         self.records += h.count
         if h.max_timestamp > self.max_timestamp:
             self.max_timestamp = h.max_timestamp

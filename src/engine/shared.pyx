@@ -68,7 +68,7 @@ cdef class Shared:
                 )
 
     cdef int wait_for(self, int64_t offset, bint durable, int64_t timeout_us) except -1:
-        """1 once the watermark (or the durable one) is beyond `offset`; 0 after `timeout_us` (negative: for ever)."""
+        """2 when whoever holds the lock died in the middle of a transaction. 1 once the watermark (or the durable one) is beyond `offset`; 0 after `timeout_us` (negative: for ever)."""
         cdef SharedWords *w = self.words
         cdef int64_t *word = &w.durable_offset if durable else &w.next_offset
         cdef uint32_t heard
@@ -89,3 +89,7 @@ cdef class Shared:
                 if platform.load_i64(word) <= offset:
                     platform.wait_u32(&w.bell, heard, left)
             PyErr_CheckSignals()
+            if platform.load_u32(&w.pending):
+                heard = platform.load_u32(&w.lock)
+                if heard and not self.liveness.is_alive(heard):
+                    return 2

@@ -1,6 +1,7 @@
 # tail: the end of a partition where records are appended.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from seglog.engine.decisions cimport Decisions
 from seglog.engine.index cimport Index
 from seglog.engine.layout cimport FrameHeader, SharedWords
 from seglog.engine.liveness cimport Liveness
@@ -16,6 +17,7 @@ cdef class Tail:
     # what it is
     cdef readonly str path
     cdef readonly int64_t partition
+    cdef readonly str topic         # what its records are said to belong to; None outside a store
     cdef readonly tuple losses
     # how it behaves
     cdef int64_t segment_bytes, segment_bytes_min, segment_age_us
@@ -24,6 +26,8 @@ cdef class Tail:
     cdef object clock
     # what all processes share
     cdef Shared shared
+    cdef bytes place_name           # below the store's directory, as decisions call it
+    cdef Decisions decisions        # about transactions; None where there are none
     cdef Liveness own_liveness      # when the log made one for itself
     cdef SharedWords *w             # of `shared`, which keeps them mapped also after close
     cdef bint shut
@@ -48,6 +52,10 @@ cdef class Tail:
     cdef int open_active(self) except -1
     cdef int make_room(self, int64_t size, int64_t count) except -1
     cdef int roll(self, int64_t size, int64_t count) except -1
+    cdef int prepare(self, char *frames, int64_t size, int64_t count, int64_t highest, int64_t since) except -1
+    cdef void withdraw(self) noexcept
+    cdef void publish(self, int64_t decision) noexcept
+    cdef int make_complete(self) except -1
     cdef int64_t place(self, FrameHeader *h, const char *body) noexcept nogil
     cdef int write_large(self, FrameHeader *h, const char *body, int64_t position) noexcept nogil
     cdef int64_t commit(self, FrameHeader *h, const char *body) except -1

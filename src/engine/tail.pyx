@@ -25,8 +25,8 @@ from seglog.engine.checksum cimport xxh3_64_seed
 from seglog.engine.index cimport Index, build_index, create_index, open_index
 from seglog.engine.frame cimport FRAME_OK, frame_check
 from seglog.engine.layout cimport (
-    ATTENTION_CLEAN, ATTENTION_DELETED, ATTENTION_FAILED, ATTENTION_REPAIR, FRAME_HASHED, FRAME_HEADER, INDEX_EVERY, LOWEST, MARK_CLEAN, MARK_SEALED,
-    MARK_UNSYNCED, SEGMENT_HEADER, SHARED_BYTES, SHARED_DELETED, SHARED_FAILED, SHARED_MAGIC, SHARED_READY, SHARED_VERSION,
+    ATTENTION_CLEAN, ATTENTION_DELETED, ATTENTION_FAILED, ATTENTION_REPAIR, FRAME_HASHED, FRAME_HEADER, INDEX_EVERY, IN_TRANSACTION, LOWEST, MARK_CLEAN,
+    MARK_SEALED, MARK_UNSYNCED, SEGMENT_HEADER, SHARED_BYTES, SHARED_DELETED, SHARED_FAILED, SHARED_MAGIC, SHARED_READY, SHARED_VERSION,
     FrameHeader, Mark, SegmentHeader, SharedWords, frame_length, next_offset_of,
 )
 from seglog.engine.liveness cimport Liveness, boot_hash
@@ -152,7 +152,7 @@ cdef class Tail:
                                 make_directories(os.path.abspath(self.path), alone)     # who made it may have died before its sync
                             recover(
                                 w, self.path, status, known, ours, self.boot, self.now(), self.segment_bytes_min, self.by_pwrite,
-                                self.fsync != FSYNC_NEVER)
+                                self.fsync != FSYNC_NEVER, self.decisions)
                     finally:
                         if w.lock == liveness.word:
                             shared.unlock()
@@ -233,12 +233,18 @@ cdef class Tail:
         not switched to it: that one is empty, and the next roll removes it.
         """
         cdef SharedWords *w = self.w
-        cdef int64_t position = SEGMENT_HEADER, offset, found, highest = LOWEST
+        cdef int64_t position = SEGMENT_HEADER, offset, found, highest = LOWEST, decision
         cdef int code
         cdef const FrameHeader *h
         cdef Segment segment = open_segment(os.path.join(self.path, segment_name(w.active_base)), True, self.by_pwrite)
         w.active_salt = segment.salt
         offset = segment.base_offset
+        if w.pending:
+            # The dead had stored a transaction's frames. Published is what was decided, and nothing else.
+            decision = 0 if self.decisions is None else self.decisions.decided(w.partition_id, w.next_offset, w.pending_from)
+            if decision:
+                self.publish(decision)
+            platform.store_u32(&w.pending, 0)
         with nogil:
             while offset < w.next_offset:
                 if frame_check(segment.data + position, segment.size - position, segment.salt) != FRAME_OK:
@@ -414,6 +420,7 @@ cdef class Tail:
         cdef int rc
         cdef bint synced = self.fsync != FSYNC_NEVER, empty = w.next_offset == old.base_offset
         if synced:
+            self.make_complete()
             self.sync_older(old.base_offset)
             with nogil:
                 rc = old.sync()
@@ -537,6 +544,101 @@ cdef class Tail:
         platform.failpoint("place.moved")
         return offset
 
+    cdef int prepare(self, char *frames, int64_t size, int64_t count, int64_t highest, int64_t since) except -1:
+        """Under the lock: stamp a transaction's frames, `size` bytes one after the other, and store them beyond the watermark.
+
+        Nobody sees them before `publish`, and after `withdraw` they never were. `since`: the next decision is at or after it.
+        """
+        cdef SharedWords *w = self.w
+        cdef FrameHeader *h
+        cdef int64_t at = 0, offset
+        cdef int rc
+        while platform.load_u32(&w.attention) or w.active_salt != self.salt or not SEGMENT_HEADER <= w.tail_position <= self.capacity \
+                or w.tail_position + size > self.capacity or w.next_offset + count > self.reserved_offset \
+                or (self.stores and size < LARGE and w.tail_position + size > self.populated):
+            self.make_room(size, count)
+        offset = w.next_offset
+        while at < size:
+            h = <FrameHeader *>(frames + at)
+            h.flags |= IN_TRANSACTION
+            h.base_offset, h.epoch = offset, w.epoch
+            h.header_hash = xxh3_64_seed(h, FRAME_HASHED, self.salt)
+            offset += h.span
+            at += frame_length(h)
+        if size >= LARGE or not self.stores:
+            with nogil:
+                rc = platform.pwrite_all(self.active.fd, frames, size, w.tail_position)
+            if rc:
+                raise os_error(rc, "cannot write to", self.active.path)
+            self.small_ones = 0
+        else:
+            memcpy(self.data + w.tail_position, frames, size)
+        platform.failpoint("prepare.stored")
+        w.pending_next, w.pending_position, w.pending_timestamp, w.pending_from = offset, w.tail_position + size, highest, since
+        platform.store_u32(&w.pending, 1)
+        platform.failpoint("prepare.said")
+        return 0
+
+    cdef void withdraw(self) noexcept:
+        """Under the lock: the frames that were prepared are not to be."""
+        platform.store_u32(&self.w.pending, 0)
+
+    cdef void publish(self, int64_t decision) noexcept:
+        """Under the lock: the frames that were prepared are there. `decision`: behind the record that says so."""
+        cdef SharedWords *w = self.w
+        cdef int64_t position = w.tail_position
+        if self.base == w.active_base and self.index is not None and position - w.indexed_position >= INDEX_EVERY:
+            self.index.add(w.next_offset - self.base, position, w.max_timestamp)
+            w.indexed_position = position
+        w.max_timestamp = max(w.max_timestamp, w.pending_timestamp)
+        w.decided = max(w.decided, decision)
+        platform.store_i64(&w.next_offset, w.pending_next)
+        platform.failpoint("publish.published")
+        w.tail_position = w.pending_position
+        platform.store_u32(&w.pending, 0)
+        platform.failpoint("publish.moved")
+
+    cdef int make_complete(self) except -1:
+        """Before anything is called durable: so must be the other parts of the transactions that it is part of."""
+        if self.w.decided and self.decisions is not None:
+            self.decisions.make_durable(self.w.decided)
+        return 0
+
+    def finish(self):
+        """Publish what a process decided and did not live to publish. A load, unless there is such a thing."""
+        cdef uint32_t holder
+        if self.shut:
+            self.check_state()
+        if platform.load_u32(&self.w.pending):
+            holder = platform.load_u32(&self.w.lock)
+            if holder and not self.shared.liveness.is_alive(holder):
+                self.lock()         # which repairs
+                self.shared.unlock()
+                self.shared.ring()
+
+    def checkpoint(self):
+        """Write down, durably, how much is durable: recovery begins there. One fdatasync."""
+        cdef Mark mark
+        cdef int rc
+        cdef SharedWords *w = self.w
+        self.sync()
+        self.lock()
+        try:
+            self.check_state()
+            if w.active_salt != self.salt or w.active_base != self.base:
+                self.open_active()
+            if w.durable_base != w.active_base or not self.active.read_mark(&mark):
+                return
+            mark.durable_position, mark.durable_offset = w.durable_position, w.durable_offset
+            rc = self.active.write_mark(&mark)
+            if rc == 0:
+                with nogil:
+                    rc = self.active.sync()
+            if rc:
+                self.fail(rc, self.active.path)
+        finally:
+            self.shared.unlock()
+
     cdef int write_large(self, FrameHeader *h, const char *body, int64_t position) noexcept nogil:
         """By pwrite: no page faults. Header and body are neighbours when the frame was built in one piece."""
         cdef char zeros[8]
@@ -652,6 +754,7 @@ cdef class Tail:
             shared.unlock()
         platform.failpoint("sync.begin")
         if rc == 0:
+            self.make_complete()
             # Oldest first: a mark in a segment says that everything before it is whole.
             self.sync_older(base)
             with nogil:
@@ -683,6 +786,7 @@ cdef class Tail:
         if self.shut:
             self.check_state()
         cdef SharedWords *w = self.w
+        self.finish()
         if self.fsync == FSYNC_INTERVAL and platform.load_i64(&w.durable_offset) < platform.load_i64(&w.next_offset):
             self.sync_to(platform.load_i64(&w.next_offset))
         if self.segment_age_us and w.next_offset > w.active_base:
@@ -839,9 +943,11 @@ cdef class Tail:
 
     @property
     def next_offset(self):
-        """The offset that the next record will get, unless a crash makes it skip ahead. One load."""
+        """The offset that the next record will get, unless a crash makes it skip ahead. Two loads."""
         if self.shut:
             self.check_state()
+        if platform.load_u32(&self.w.pending):
+            self.finish()           # what was decided is there, though its committer did not live to say so
         return platform.load_i64(&self.w.next_offset)
 
     @property

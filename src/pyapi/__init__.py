@@ -17,6 +17,7 @@ from seglog.clock import Clock, ManualClock
 from seglog.config import StoreConfig, TopicConfig
 from seglog.consumer import Consumer
 from seglog.errors import *  # noqa: F403
+from seglog.groups import Group, GroupDescription, MemberDescription, PlaceDescription
 from seglog.record import Batch, Column, Loss, Packed, Position, Record, Span
 from seglog.statistics import PartitionStatistics, StoreStatistics, TopicStatistics
 from seglog.store import Store, open
@@ -29,10 +30,14 @@ __all__ = [
     "Clock",
     "Column",
     "Consumer",
+    "Group",
+    "GroupDescription",
     "Loss",
     "ManualClock",
+    "MemberDescription",
     "Packed",
     "PartitionStatistics",
+    "PlaceDescription",
     "Position",
     "Record",
     "Span",

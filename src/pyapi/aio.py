@@ -84,6 +84,7 @@ class Listener:
                 for future, _ in waiting:
                     self._wake(future)
                 return
+            self._came.clear()  # before the look: who is listed after it raises it again
             with self._lock:
                 waiting = list(self._waiting.items())
             for future, ready in waiting:
@@ -97,7 +98,6 @@ class Listener:
                 with contextlib.suppress(ClosedError):
                     self._liveness.wait(ticket, 0.05)
                 continue
-            self._came.clear()
             if self._stopped or not self._came.wait(LINGER):
                 with self._lock:
                     if not self._waiting:
@@ -134,11 +134,15 @@ class AsyncTopic:
         self._listener = listener
         self._blocking = blocking  # a send waits for the disk
 
-    async def send(self, value: Any, key: Any = None, headers: Any = None, **how: Any) -> Position:
+    async def send(
+        self, value: Any, key: Any = None, headers: Any = None, *, timestamp: Any = None, partition: int | None = None
+    ) -> Position:
         """`Topic.send`, awaited: in place, or in a thread with `fsync="always"`."""
-        if self._blocking:
-            return await asyncio.to_thread(self.sync_topic.send, value, key, headers, **how)
-        return self.sync_topic.send(value, key, headers, **how)
+
+        def send() -> Position:
+            return self.sync_topic.send(value, key, headers, timestamp=timestamp, partition=partition)
+
+        return await asyncio.to_thread(send) if self._blocking else send()
 
     async def send_many(self, values: Any, keys: Any = None, headers: Any = None, **how: Any) -> list[Span]:
         """`Topic.send_many`, awaited, in a thread: it may be long."""

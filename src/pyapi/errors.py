@@ -18,9 +18,12 @@ from seglog.engine.errors import (
     CorruptSegment,
     CorruptStore,
     DirectoryInUse,
+    Fenced,
     ForkedHandle,
+    GroupNotFound,
     InvalidName,
     LockTimeout,
+    LogTruncated,
     NetworkFileSystem,
     NotAStore,
     OffsetOutOfRange,
@@ -46,10 +49,13 @@ __all__ = [
     "CorruptSegment",
     "CorruptStore",
     "DirectoryInUse",
+    "Fenced",
     "ForkedHandle",
     "GroupInUse",
+    "GroupNotFound",
     "InvalidName",
     "LockTimeout",
+    "LogTruncated",
     "NetworkFileSystem",
     "NotAStore",
     "OffsetOutOfRange",
@@ -69,7 +75,7 @@ __all__ = [
 
 
 class GroupInUse(SeglogError):
-    """Another live consumer reads this topic for this group; `group`, `topic` and `path` say which.
+    """The group has live members, or a live one of that name; `group` and `members` say which.
 
-    Nothing was read or committed. The place is free again when that consumer is closed or its process ends.
+    Nothing was changed. Close them, or wait until their processes end.
     """

@@ -200,6 +200,14 @@ class FileLock:
             raise
         return fd
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the file that is held is still the one of that name. It is not when the folder was deleted meanwhile."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
     def __exit__(self, *error: object) -> None:
         fd, self._fd = self._fd, -1
         unlock(fd)

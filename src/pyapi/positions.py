@@ -6,13 +6,13 @@
     +-------+-------+-------+-------+-------+-------+---
     |<- the count ->|<-partition 0->|<-partition 1->|
 
-    one slot, 64 bytes, little-endian; the rest of its sector is zero
+    one slot, 64 bytes, little-endian; behind slot A stands the member that owns the place, for this boot only
     +0  magic       u32   "SLCP"
     +4  partition   u32   the number of the partition; 0xFFFFFFFF in the first pair
     +8  offset      i64   of the next record to be received; in the first pair, how many partitions follow
     +16 sequence    u64   1, 2, 3 ...: the higher of two valid slots counts
     +24 epoch       u32   the partition's epoch at that moment
-    +28 generation  u32   of the group; 0 while groups have one member
+    +28 generation  u32   of the group's membership, at that moment
     +32 topic       u64   the topic's id, so that a topic made anew under an old name does not inherit a place in it
     +40 timestamp   i64   when, µs since the epoch
     +48 reserved    u64   0
@@ -23,7 +23,7 @@ both, so that from then on a damaged slot always has a good neighbour: what is r
 
 It promises that a commit survives the death of the process when it returns, and a power cut after `sync()`. Two valid
 slots that never were are "nothing committed yet"; two damaged ones raise CorruptStore, and nobody guesses.
-It leaves to others who may commit (`claim` allows one at a time) and what an offset means.
+It leaves the slots themselves to the engine (`engine.places`), and to others who may commit and what an offset means.
 
 The file is written with zeros before it is mapped, so that a store into the map needs no new block. A reader in another process
 may look in the middle of a store: the hash of that slot is then wrong, and it reads the commit before.
@@ -42,8 +42,11 @@ from typing import NamedTuple
 import xxhash
 
 from seglog.config import PARTITIONS_MAX
-from seglog.errors import ClosedError, CorruptStore, ForkedHandle, GroupInUse, StoreIOError
-from seglog.files import O_BINARY, make_directory, sync_data, told, try_lock, unlock, write_whole
+from seglog.engine.log import Log
+from seglog.engine.mapping import Mapping
+from seglog.engine.places import Place, home_of
+from seglog.errors import ClosedError, CorruptStore, ForkedHandle, StoreIOError
+from seglog.files import O_BINARY, make_directory, sync_data, told, write_whole
 
 __all__ = ["Commit", "Positions"]
 
@@ -72,27 +75,19 @@ class Commit(NamedTuple):
 
 
 class Positions:
-    """The committed positions of one group in one topic, mapped.
+    """The committed positions of one group in one topic, mapped; `place(log)` is that of a partition.
 
-    Cost: a commit is two hashes at most and a store of 64 bytes, no system call; `sync` is one fdatasync.
-
-    >>> positions = Positions("billing.positions", topic_id=7, partitions=2)
-    >>> positions.committed(1) is None
-    True
-    >>> positions.commit(1, offset=40, epoch=1, timestamp=0)
-    >>> positions.committed(1).offset
-    40
-    >>> positions.close()
+    Cost: opening takes some file operations; a commit no system call; `sync` is one fdatasync.
     """
 
     def __init__(self, path: str, *, topic_id: int, partitions: int) -> None:
         self.path = path
         self.topic_id = topic_id
         self.partitions = 0
-        self.dirty = False
-        self._claimed = self._forked = self._failed = False
+        self._refusal: Exception | None = None
         self._fd = -1
-        self._map: mmap.mmap | None = None
+        self._map: Mapping | None = None
+        self._places: dict[Place, None] = {}
         self._lock = threading.Lock()  # the background thread syncs; nobody closes or remaps under it
         with told(path, "open the committed positions"):
             self._open(partitions)
@@ -111,7 +106,9 @@ class Positions:
                 os.close(self._fd)
                 self._make(partitions)
                 self._fd = os.open(self.path, os.O_RDWR | O_BINARY)
-            self._map_all()
+            self._home = home_of(self._fd)
+            self.partitions = self._count().offset
+            self._map = Mapping(self._fd, PAIR * (1 + self.partitions), True)
             self.grow(partitions)
         except BaseException:
             self._release()
@@ -125,51 +122,90 @@ class Positions:
             put(data, COUNT, Commit(partitions, sequence, 0, 0, 0), self.topic_id)
         write_whole(self.path, bytes(data))
 
+    def _head(self) -> bytes:
+        """The first pair of slots."""
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        return os.read(self._fd, PAIR)
+
     def _is_anothers(self) -> bool:
         """Whether the file belongs to a topic that was deleted and whose name now means another one."""
-        topics = owners(os.read(self._fd, PAIR))
+        topics = owners(self._head())
         return bool(topics) and self.topic_id not in topics
 
-    def _map_all(self) -> None:
+    def _count(self) -> Commit:
+        """How many partitions there are, as a commit says it."""
         size = os.fstat(self._fd).st_size
         if size < PAIR:
             raise self._damage(f"has {size:,} bytes, less than its first pair of slots")
-        self._map = mmap.mmap(self._fd, size)
-        count = self._read(COUNT)
+        count, _ = pair_of(self._head(), COUNT, self.topic_id)
         if count is None:
             raise self._damage("does not say how many partitions it has")
         if count.offset >= size // PAIR:
             raise self._damage(f"has {size:,} bytes, and says that they are {count.offset:,} partitions")
-        self.partitions = count.offset
+        return count
 
     def grow(self, partitions: int) -> None:
         """Make room for more partitions; what is committed stays. Zeros first, then the count: a crash between leaves
-        a file that is longer than it says, which harms nobody."""
+        a file that is longer than it says, which harms nobody. Under the group's lock."""
         if partitions <= self.partitions:
             return
-        with told(self.path, "add partitions to the committed positions"):
-            old = PAIR * (1 + self.partitions)
-            os.lseek(self._fd, old, os.SEEK_SET)
-            zeros = memoryview(bytes(PAIR * (1 + partitions) - old))
-            while zeros:
-                zeros = zeros[os.write(self._fd, zeros) :]
-            os.fsync(self._fd)
-            with self._lock:
-                self._mapped.close()
-                self._map = mmap.mmap(self._fd, PAIR * (1 + partitions))
-            self._write(COUNT, partitions, 0, 0)
-            self.sync()
-        self.partitions = partitions
+        with told(self.path, "add partitions to the committed positions"), self._lock:
+            self._check()
+            last = self._count()
+            if last.offset < partitions:  # else another process was quicker
+                self._write_at(PAIR * (1 + last.offset), bytes(PAIR * (partitions - last.offset)))
+                os.fsync(self._fd)
+                head = bytearray(PAIR)
+                put(head, COUNT, Commit(partitions, last.sequence + 1, 0, 0, 0), self.topic_id)
+                at = SECTOR * ((last.sequence + 1) & 1)
+                self._write_at(at, bytes(head[at : at + SLOT_BYTES]))
+                os.fsync(self._fd)
+            self.partitions = max(partitions, last.offset)
+            # Places that were handed out keep the map that they have: both are of the same pages.
+            self._map = Mapping(self._fd, PAIR * (1 + self.partitions), True)
+
+    def _write_at(self, position: int, data: bytes) -> None:
+        os.lseek(self._fd, position, os.SEEK_SET)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
 
     # ---- read and commit ----------------------------------------------------------------------------
 
-    def committed(self, partition: int) -> Commit | None:
-        """The last commit for `partition`; None when there is none yet. Raises CorruptStore when both slots are damaged."""
-        return self._read(partition)
+    def place(self, log: Log) -> Place:
+        """The group's place in the partition of `log`; `take` it before committing."""
+        self._check()
+        assert self._map is not None
+        place = Place(log, self._map, self.topic_id, self._home)
+        with self._lock:
+            self._places[place] = None
+        return place
 
-    def commit(self, partition: int, offset: int, epoch: int, timestamp: int) -> None:
-        """The next record to be received is `offset`. It is for the caller to know that nobody else commits."""
-        self._write(partition, offset, epoch, timestamp)
+    def look(self, log: Log) -> Place | None:
+        """The same, to look at and not to commit; None where the file has no room for that partition yet."""
+        with self._lock:
+            self._check()
+            if log.partition >= self.partitions and (count := self._count().offset) > self.partitions:
+                self.partitions = count  # another process made room
+                self._map = Mapping(self._fd, PAIR * (1 + count), True)
+            if log.partition >= self.partitions:
+                return None
+            assert self._map is not None
+            return Place(log, self._map, self.topic_id, self._home)
+
+    def forget(self, place: Place) -> None:
+        """The place was given to another member; what was committed there is synced with the rest."""
+        with self._lock:
+            self._dirty_left = self._dirty_left or place.dirty
+            self._places.pop(place, None)  # closing forgets all
+
+    _dirty_left = False
+
+    @property
+    def dirty(self) -> bool:
+        """Whether something was committed that is not on the disk yet."""
+        with self._lock:
+            return self._dirty_left or any(place.dirty for place in self._places)
 
     def sync(self) -> None:
         """Returns when every commit before it survives a power cut. One fdatasync.
@@ -178,94 +214,69 @@ class Positions:
         more until the file is opened anew.
         """
         with self._lock:
-            mapped = self._mapped
+            self._check()
             # Lowered first: a commit that comes in between raises it again, and is synced once more.
-            self.dirty = False
+            self._dirty_left = False
+            for place in self._places:
+                place.dirty = False
             try:
                 with told(self.path, "sync the committed positions"):
-                    if sys.platform != "linux":
-                        mapped.flush()
+                    if sys.platform != "linux" and self._map is not None:
+                        self._map.flush()
                     sync_data(self._fd)
             except BaseException:
-                self._failed = True
+                self._refuse(
+                    StoreIOError(
+                        f"a sync of {self.path} failed before, so commits may not be on the disk. Close the consumer and "
+                        "open it again; it starts from what can be read.",
+                        path=self.path,
+                    )
+                )
                 raise
 
-    # ---- one at a time ----------------------------------------------------------------------------
+    def _refuse(self, error: Exception) -> None:
+        self._refusal = error
+        for place in self._places:
+            place.refusal = error
 
-    def claim(self, group: str, topic: str) -> None:
-        """Be the one that commits, until `close` or the end of the process. Raises GroupInUse when another is."""
-        with told(self.path, "claim the group"):
-            alone = try_lock(self._fd)
-        if not alone:
-            raise GroupInUse(
-                f"group {group} already has a live consumer of topic {topic}, in this process or another, and for "
-                "now a group has one. Close that one, wait for it to end, or use another group, which gets its own "
-                "copy of every record. Nothing was read or committed.",
-                group=group,
-                topic=topic,
-                path=self.path,
-            )
-        self._claimed = True
-        # Another process's last sync may have failed, after which the kernel calls pages clean that are not on the
-        # disk: store every byte as it is, so that our next sync writes them all.
-        self._mapped[:] = self._mapped[:]
-        self.dirty = True
+    def _check(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+
+    # ---- close ------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Let go of the file. Commits that were not synced are in the kernel's hands, as after `fsync="never"`."""
         _held.discard(self)
         with self._lock:
-            if self._fd >= 0 and self._claimed:
-                unlock(self._fd)
+            if self._fd >= 0:
+                self._refuse(
+                    ClosedError(f"the committed positions {self.path} are closed; nothing was committed", path=self.path)
+                )
             self._release()
 
     @property
     def closed(self) -> bool:
         return self._fd < 0
 
-    def _release(self) -> None:
-        mapped, self._map = self._map, None
-        if mapped is not None:
-            mapped.close()
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-        self._claimed = False
-
-    # ---- slots ------------------------------------------------------------------------------------
-
-    @property
-    def _mapped(self) -> mmap.mmap:
-        if self._forked:
-            raise ForkedHandle(
+    def after_fork(self) -> None:
+        """In the child: the places are the parent's."""
+        self._lock = threading.Lock()  # the parent's may have been held by a thread that is not here
+        self._refuse(
+            ForkedHandle(
                 "this consumer was carried across a fork, and its place belongs to the parent. Open one of its own in "
                 "the child. Nothing was committed.",
                 path=self.path,
             )
-        if self._failed:
-            raise StoreIOError(
-                f"a sync of {self.path} failed before, so commits may not be on the disk. Close the consumer and "
-                "open it again; it starts from what can be read.",
-                path=self.path,
-            )
-        if self._map is None:
-            raise ClosedError(f"the committed positions {self.path} are closed; nothing was committed", path=self.path)
-        return self._map
+        )
+        self._release()
 
-    def _read(self, partition: int) -> Commit | None:
-        best, damaged = pair_of(self._mapped, partition, self.topic_id)
-        if best is None and len(damaged) == 2:
-            what = "its count of partitions" if partition == COUNT else f"partition {partition}"
-            raise self._damage(f"has two damaged slots for {what}")
-        return best
-
-    def _write(self, partition: int, offset: int, epoch: int, timestamp: int) -> None:
-        mapped = self._mapped
-        last = self._read(partition)
-        sequence = 1 if last is None else last.sequence + 1
-        for number in (sequence,) if last is not None else (1, 2):
-            put(mapped, partition, Commit(offset, number, epoch, 0, timestamp), self.topic_id)
-        self.dirty = True
+    def _release(self) -> None:
+        self._map = None
+        self._places.clear()
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _damage(self, what: str) -> CorruptStore:
         return CorruptStore(
@@ -321,12 +332,8 @@ def intact(slot: bytes | bytearray) -> bool:
 
 
 def _after_fork_in_child() -> None:
-    # A child that keeps a copy of the descriptor would keep the claim alive after its parent's death. It has no
-    # claim of its own: the consumer it inherited is not usable there.
     for positions in list(_held):
-        positions._forked = True
-        positions._lock = threading.Lock()  # the parent's may have been held by a thread that is not here
-        positions._release()
+        positions.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,7 +11,7 @@ from seglog.clock import micros
 from seglog.engine.log import Log
 from seglog.errors import ConfigError, OffsetOutOfRange
 
-__all__ = ["Start", "end_of", "natural", "one_offset", "one_offset_needs_one_partition", "start_of", "start_of_last"]
+__all__ = ["Start", "end_of", "natural", "one_offset", "one_offset_needs_one_partition", "start_of", "start_of_last", "whole"]
 
 Start: TypeAlias = "SupportsIndex | datetime | Literal['earliest', 'latest']"
 
@@ -105,6 +105,7 @@ def natural(value: object, what: str, least: int = 0) -> int:
 
 
 def whole(value: object, what: str, allowed: str) -> int:
+    """`value` as an int. Raises TypeError for what is none, and for a bool."""
     if not isinstance(value, bool):
         try:
             return operator.index(value)  # type: ignore[arg-type]

@@ -23,17 +23,20 @@ import secrets
 import shutil
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from seglog import transactions
+from seglog.assignment import Assignor, AssignorName
 from seglog.clock import Clock, seconds, system_clock
-from seglog.config import Codec, Fsync, Partitioner, Recover, StoreConfig, TopicConfig, Write
-from seglog.consumer import Consumer
+from seglog.config import Codec, Fsync, Partitioner, Recover, StoreConfig, TopicConfig, Write, choice
+from seglog.consumer import Assignment, CommitMode, Consumer, Reset, Source
 from seglog.engine.liveness import Liveness, is_network
 from seglog.engine.log import Log
+from seglog.engine.transactions import Transaction, Transactions
 from seglog.errors import (
     ClosedError,
     ConfigError,
@@ -46,12 +49,18 @@ from seglog.errors import (
 )
 from seglog.files import FileLock, has_segments, listed, make_directory, sync_directory, told
 from seglog.identity import directory_of, establish, gate
+from seglog.membership import Membership
 from seglog.names import check_name
+from seglog.positions import Positions
 from seglog.record import Loss
+from seglog.start import Start, one_offset_needs_one_partition
 from seglog.statistics import StoreStatistics
 from seglog.ticker import Ticker
-from seglog.topic import CustomPartitioner, Topic, plural
+from seglog.topic import CustomPartitioner, Isolation, Topic, plural
 from seglog.topology import Topology
+
+if TYPE_CHECKING:
+    from seglog.groups import Group
 
 __all__ = ["Store", "open"]
 
@@ -153,7 +162,9 @@ class Store:
             self._liveness = Liveness(directory)
         try:
             self._topology = Topology(directory, config, self._liveness)
+            self._transactions = Transactions(directory, self._decisions)
             try:
+                self._transactions.attach()  # before any partition is opened: it may be the first look after a power cut
                 self._finish_deletions(self._topology.deleted(TOPIC))
             except BaseException:
                 self._topology.close()
@@ -240,6 +251,14 @@ class Store:
         []
         """
         check_name(name)
+        self._check()
+        self._topology.refresh()
+        if self._topology.get(TOPIC, name) is None:
+            raise not_found(name)
+        # Without a lock: they call on_revoke, and take their groups' locks.
+        for consumer in [c for c in list(self._consumers) if name in c.topics]:
+            with suppress(SeglogError):
+                consumer.close()
         with self._lock:
             self._check()
             with self.gate():
@@ -248,13 +267,121 @@ class Store:
                     raise not_found(name)
                 self._topology.remove(TOPIC, name)
                 topic = self._topics.pop(name, None)
-                for consumer in [c for c in self._consumers if c.topic == name]:
-                    with suppress(SeglogError):
-                        consumer.close()
                 for log in topic.logs if topic is not None else ():
                     with suppress(SeglogError):  # even if a stopped process holds its lock: the record is written
                         log.delete()
                 self._remove_files(name)
+
+    # ---- consumers --------------------------------------------------------------------------------
+
+    def consumer(
+        self,
+        group: str,
+        topics: Sequence[str | Topic],
+        *,
+        start: Start = "earliest",
+        commit: CommitMode = "manual",
+        assignor: AssignorName | Assignor = "sticky",
+        instance: str | None = None,
+        rejoin_within: float | timedelta = 0.0,
+        reset: Reset = "raise",
+        isolation: Isolation = "visible",
+        on_assign: Callable[[Consumer, Assignment], object] | None = None,
+        on_revoke: Callable[[Consumer, Assignment], object] | None = None,
+    ) -> Consumer:
+        """A member of `group` that reads its share of these topics, which exist. See `Consumer`, also for `commit`.
+
+        * `start`: where a *new* group begins: "earliest", "latest", an aware datetime, or an offset of a single partition. A
+          group that has committed goes on from there.
+        * `assignor`: how partitions are shared, "sticky" (moves as few as it can), "range", "roundrobin" or a callable;
+          see `seglog.assignment`. All members say the same.
+        * `instance`: a name under which this member, when it comes back, gets the partitions that it had; others read them
+          meanwhile, but only after `rejoin_within` seconds.
+        * `reset`: what to do when the records that come next were trimmed away, or when a power cut took records that the
+          group had done: "raise" (OffsetOutOfRange, LogTruncated), or go on at the "earliest" that is left or the "latest".
+        * `isolation="durable"` hands out only what survives a power cut.
+        * `on_assign(consumer, {topic: partitions})` and `on_revoke(...)` are called inside `receive` (and `close`) when
+          partitions come and before they go: the time to load or to commit what belongs to them.
+
+        Cost: some file operations. Raises TopicNotFound, GroupInUse for an `instance` that is alive, ConfigError.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     for name in ("orders", "refunds"):
+        ...         _ = store.topic(name).send(name.encode())
+        ...     with store.consumer("billing", ["orders", "refunds"]) as consumer:
+        ...         [(batch.topic, batch.values.tolist()) for batch in consumer.batches(timeout=0)]
+        [('orders', [b'orders']), ('refunds', [b'refunds'])]
+        """
+        self._check()
+        if isinstance(topics, str | Topic):
+            topics = [topics]
+        with self._lock:
+            self._topology.refresh()
+            found = {t.name: t for t in (self._named(topic) for topic in topics)}
+        if not found:
+            raise ConfigError("a consumer reads at least one topic; topics is empty", setting="topics", value=topics)
+        return self.consume(
+            group,
+            tuple(found.values()),
+            start=start,
+            commit=commit,
+            assignor=assignor,
+            instance=instance,
+            rejoin_within=rejoin_within,
+            reset=reset,
+            isolation=isolation,
+            on_assign=on_assign,
+            on_revoke=on_revoke,
+        )
+
+    def groups(self) -> list[str]:
+        """The names of the consumer groups there are, sorted. One look at a directory."""
+        from seglog.groups import groups_of
+
+        self._check()
+        return groups_of(self)
+
+    def group(self, name: str) -> Group:
+        """A group, to look at, reset or delete, without being a member. Raises GroupNotFound. See `seglog.groups.Group`."""
+        from seglog.groups import Group
+
+        self._check()
+        return Group(self, name)
+
+    def _named(self, topic: str | Topic) -> Topic:
+        if isinstance(topic, Topic):
+            return topic
+        check_name(topic)
+        existing = self._existing(topic)
+        if existing is None:
+            raise not_found(topic)
+        return existing
+
+    # ---- transactions -----------------------------------------------------------------------------
+
+    def transaction(self) -> Transaction:
+        """Records for any topics and partitions, all there when the block ends, or none: pass `tx=` to `send` and `send_many`.
+
+        Nothing is written before the end; an exception gives everything up. All or nothing also when the process is killed at
+        any point, and, unless `fsync` is "never", when the power goes. Other processes see the parts within microseconds of
+        each other. Everything for one partition must fit into a segment. Cost: that of the sends, a lock per partition, and a
+        record; with `fsync="always"` two fdatasyncs more than the sends.
+
+        `tx.spans` says afterwards where everything went; for one thread. Raises what a send raises; then nothing was written.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     orders, stock = store.topic("orders"), store.topic("stock")
+        ...     with store.transaction() as tx:
+        ...         orders.send(b"one table", tx=tx)
+        ...         stock.send(b"-1", key=b"table", tx=tx)
+        ...     [record.value for topic in (orders, stock) for record in topic.read()]
+        [b'one table', b'-1']
+        """
+        if self._closed:
+            self._check()
+        return self._transactions.begin()
 
     # ---- care -------------------------------------------------------------------------------------
 
@@ -263,7 +390,8 @@ class Store:
         power cut, and every commit of its consumers too. At most one fsync per partition with something new."""
         self._check()
         for topic in list(self._topics.values()):
-            topic.sync()
+            with suppress(TopicNotFound):  # another process deleted it: the others are still to be synced
+                topic.sync()
         for consumer in list(self._consumers):
             consumer.sync()
 
@@ -314,6 +442,16 @@ class Store:
     def close(self) -> None:
         """Close every topic and consumer. Nothing needs it: what a send returned is safe without. A clean close
         marks where the logs end, which makes the next opening cheap after a reboot too. Closing twice is fine."""
+        closing: list[Callable[[], None]] = []
+        errors: list[Exception] = []
+        if not self._closed:
+            for consumer in list(self._consumers):  # while the store is open: their on_revoke may commit
+                try:
+                    consumer.close()
+                except ForkedHandle:
+                    pass
+                except Exception as error:
+                    errors.append(error)
         with self._lock:
             if self._closed:
                 return
@@ -321,10 +459,9 @@ class Store:
             ticker, self._ticker = self._ticker, None
         if ticker is not None:  # without the lock: a tick that is under way may want it
             ticker.stop()
-        errors: list[Exception] = []
-        closing: list[Callable[[], None]] = [consumer.close for consumer in list(self._consumers)]
+        closing += [consumer.close for consumer in list(self._consumers)]  # made meanwhile, by another thread
         closing += [log.close for topic in self._topics.values() for log in topic.logs]
-        closing += [self._topology.close, self._liveness.close]
+        closing += [self._transactions.close, self._topology.close, self._liveness.close]
         for close in closing:  # each has its turn, whatever the others say
             try:
                 close()
@@ -400,14 +537,69 @@ class Store:
         door.doing = "make or delete names"
         return door
 
-    def positions_path(self, group: str, topic: str) -> str:
-        return os.path.join(self.path, "groups", group, topic + ".positions")
-
-    def keep(self, consumer: Consumer) -> None:
+    def consume(
+        self,
+        group: str,
+        topics: Sequence[Topic],
+        *,
+        start: Start,
+        rejoin_within: float | timedelta,
+        isolation: Isolation,
+        **settings: Any,
+    ) -> Consumer:
+        """A member of `group`; see `consumer`."""
+        check_name(group, "group")
+        choice("isolation", isolation, ("visible", "durable"))
+        hold = seconds(rejoin_within, "rejoin_within")
+        one_offset_needs_one_partition(start, "start", [log for topic in topics for log in topic.current()])
+        membership = Membership(self.group_path(group), group, self._liveness, self.config.lock_timeout)
+        sources: list[Source] = []
+        try:
+            with membership.still():
+                sources += [Source(topic.name, topic.current, self.positions(group, topic)) for topic in topics]
+            consumer = Consumer(
+                group,
+                sources,
+                membership,
+                start=start,
+                rejoin_within=hold,
+                durable=isolation == "durable",
+                sync_commits=self.config.fsync == "always",
+                sync_close=self.config.fsync != "never",
+                clock=self.clock,
+                closed=self._consumers.discard,
+                **settings,
+            )
+        except BaseException:
+            for source in sources:
+                source.positions.close()
+            raise
         self._consumers.add(consumer)
+        return consumer
 
-    def forget(self, consumer: Consumer) -> None:
-        self._consumers.discard(consumer)
+    def group_path(self, group: str) -> str:
+        """For groups: the folder that one has."""
+        return os.path.join(self.path, "groups", group)
+
+    def positions(self, group: str, topic: Topic) -> Positions:
+        """Under the group's lock: open its positions in a topic; made when there are none."""
+        path = os.path.join(self.group_path(group), topic.name + ".positions")
+        return Positions(path, topic_id=int(topic.topic_id, 16), partitions=len(topic.current()))
+
+    def existing(self, name: str) -> Topic:
+        """For groups: a topic that there is. Raises TopicNotFound."""
+        self._check()
+        with self._lock:
+            self._topology.refresh()
+            return self._named(name)
+
+    def sync_positions(self, group: str, topic: str) -> None:
+        """Under the group's lock: put on the disk what it committed in a topic."""
+        positions = self.positions(group, self.existing(topic))
+        try:
+            positions.sync()
+        finally:
+            positions.close()
 
     # ---- creating, opening, deleting ----------------------------------------------------------------
 
@@ -500,6 +692,7 @@ class Store:
             path,
             create=create,
             partition=partition,
+            topic=os.path.basename(folder),
             segment_bytes=config.segment_bytes,
             segment_bytes_min=min(config.segment_bytes, 1 << 20),
             segment_age=config.segment_age or 0.0,
@@ -511,8 +704,46 @@ class Store:
             recover=self.config.recover,
             clock=self._engine_clock,
             liveness=self._liveness,
+            decisions=self._transactions,
             lock_timeout=self.config.lock_timeout,
         )
+
+    def _decisions(self, create: bool) -> Log | None:
+        """The transaction log; made, when it is wanted, by the first transaction."""
+        path = os.path.join(self.path, transactions.FOLDER)
+        if not has_segments(path):
+            if not create:
+                return None
+            with told(path, "make the transaction log"), self.gate():
+                make_directory(path)
+        log = Log(
+            path,
+            segment_bytes_min=1 << 16,
+            fsync="never" if self.config.fsync == "never" else "interval",
+            write=self.config.write,
+            recover=self.config.recover,
+            clock=self._engine_clock,
+            liveness=self._liveness,
+            lock_timeout=self.config.lock_timeout,
+        )
+        try:
+            transactions.settle(self.path, self._transactions, log, self.config.lock_timeout)
+        except BaseException:
+            log.close()
+            raise
+        return log
+
+    def _trim_decisions(self) -> None:
+        log = self._transactions.log
+        if log is not None:
+            transactions.trim(log, self._log_at)
+
+    def _log_at(self, path: str) -> Log | None:
+        """The log of the partition `path`, as decisions call it: opened with its topic when need be."""
+        _, name, partition = path.split("/")
+        with suppress(TopicNotFound, IndexError):
+            return self.topic(name).current()[int(partition)] if name in self.topics() else None
+        return None
 
     def _finish_deletions(self, names: Iterable[str]) -> None:
         topics = os.path.join(self.path, "topics")
@@ -530,7 +761,7 @@ class Store:
             groups = os.path.join(self.path, "groups")
             for group in listed(groups):
                 with suppress(FileNotFoundError, NotADirectoryError):
-                    os.unlink(self.positions_path(group, name))
+                    os.unlink(os.path.join(groups, group, name + ".positions"))
             folder = os.path.join(self.path, "topics", name)
             for partition in listed(folder):
                 # Tell every process that still has it mapped. What cannot be opened, nobody has.
@@ -571,6 +802,7 @@ class Store:
         """Upkeep of everything that is open; one that fails does not keep the others from theirs."""
         work: list[Callable[[], object]] = [self._topology.upkeep]
         work += [log.upkeep for topic in list(self._topics.values()) for log in topic.logs]
+        work += [self._trim_decisions]
         if self.config.fsync == "interval":
             work += [consumer.sync for consumer in list(self._consumers)]
         errors: list[Exception] = []
@@ -629,6 +861,7 @@ def _after_fork_in_child() -> None:
     for store in list(_open):
         store._lock = threading.RLock()
         store._topology.after_fork()
+        store._transactions.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

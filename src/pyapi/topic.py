@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import Literal, Protocol, SupportsIndex
 
+from seglog.assignment import Assignor, AssignorName
 from seglog.clock import Clock, micros, seconds
 from seglog.config import StoreConfig, TopicConfig, choice
-from seglog.consumer import CommitMode, Consumer
+from seglog.consumer import Assignment, CommitMode, Consumer, Reset
 from seglog.engine.log import Log
 from seglog.engine.partitions import Partitions
 from seglog.errors import ConfigError, PartitionNotFound
-from seglog.names import check_name
-from seglog.positions import Positions
 from seglog.record import Batch, Record
 from seglog.start import (
     Start,
@@ -51,15 +49,9 @@ class Home(Protocol):
 
     def grow(self, topic: Topic, to: int) -> None: ...
 
-    def gate(self) -> AbstractContextManager[object]:
-        """The door for whoever makes or deletes names."""
-
-    def positions_path(self, group: str, topic: str) -> str: ...
-
-    def keep(self, consumer: Consumer) -> None:
-        """Sync and close `consumer` together with the store."""
-
-    def forget(self, consumer: Consumer) -> None: ...
+    @property
+    def consume(self) -> Callable[..., Consumer]:
+        """`consume(group, topics, **settings)`: a member of the group, synced and closed together with the store."""
 
 
 class CustomPartitioner:
@@ -349,11 +341,22 @@ class Topic(Partitions):
 
     # ---- consumers --------------------------------------------------------------------------------
 
-    def consumer(self, group: str, *, start: Start = "earliest", commit: CommitMode = "manual") -> Consumer:
-        """A reader that remembers for `group` how far it came. See `Consumer`, also for `commit`.
-
-        `start` is where a *new* group begins: "earliest", "latest", an aware datetime, or an offset. A group that has
-        committed goes on from there. A group has one live consumer: raises GroupInUse for a second one.
+    def consumer(
+        self,
+        group: str,
+        *,
+        start: Start = "earliest",
+        commit: CommitMode = "manual",
+        assignor: AssignorName | Assignor = "sticky",
+        instance: str | None = None,
+        rejoin_within: float | timedelta = 0.0,
+        reset: Reset = "raise",
+        isolation: Isolation = "visible",
+        on_assign: Callable[[Consumer, Assignment], object] | None = None,
+        on_revoke: Callable[[Consumer, Assignment], object] | None = None,
+    ) -> Consumer:
+        """A member of `group` that reads its share of this topic. See `Consumer`, also for `commit`, and
+        `Store.consumer` for the settings.
 
         >>> import seglog
         >>> with seglog.open("data") as store:
@@ -362,31 +365,24 @@ class Topic(Partitions):
         ...         consumer
         <Consumer of orders for billing, next {0: 0}>
         """
-        check_name(group, "group")
-        logs = self._ready()
-        one_offset_needs_one_partition(start, "start", logs)
-        path = self._home.positions_path(group, self.name)
-        with self._home.gate():
-            positions = Positions(path, topic_id=int(self.topic_id, 16), partitions=len(logs))
-        try:
-            positions.claim(group, self.name)
-            consumer = Consumer(
-                self.name,
-                group,
-                logs=self._ready,
-                positions=positions,
-                start=start,
-                commit=commit,
-                sync_commits=self._home.config.fsync == "always",
-                sync_close=self._home.config.fsync != "never",
-                clock=self._home.clock,
-                closed=self._home.forget,
-            )
-        except BaseException:
-            positions.close()
-            raise
-        self._home.keep(consumer)
-        return consumer
+        self._ready()
+        return self._home.consume(
+            group,
+            (self,),
+            start=start,
+            commit=commit,
+            assignor=assignor,
+            instance=instance,
+            rejoin_within=rejoin_within,
+            reset=reset,
+            isolation=isolation,
+            on_assign=on_assign,
+            on_revoke=on_revoke,
+        )
+
+    def current(self) -> tuple[Log, ...]:
+        """The logs of the partitions as they are now, also when another process added some."""
+        return self._ready()
 
     # ---- care -------------------------------------------------------------------------------------
 

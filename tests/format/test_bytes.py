@@ -218,7 +218,7 @@ def test_the_shared_words_are_where_the_page_says(tmp_path):
         segments = reader.Log(tmp_path)
         index, entries = reader.read_index(segments.last, segments.end)
     assert len(data) == 4096
-    assert words["magic"] == int.from_bytes(b"SLOGSHM1", "little") and words["version"] == 1 and words["state"] == 1
+    assert words["magic"] == int.from_bytes(b"SLOGSHM1", "little") and words["version"] == 2 and words["state"] == 1
     assert words["boot"] == index.boot == reader.boot_hash()
     assert (words["device"], words["inode"]) == (file.st_dev, file.st_ino)
     assert words["partition_id"] == segments.last.header.partition_id

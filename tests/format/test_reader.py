@@ -736,7 +736,7 @@ def test_forged_frames(tmp_path, writers, name, fsync):
     assert reader.Log(path).records() == records
 
 
-@pytest.mark.parametrize("fields", [{"flags": 128 | F}, {"codec": 3}], ids=str)
+@pytest.mark.parametrize("fields", [{"flags": 256 | F}, {"codec": 3}], ids=str)
 @pytest.mark.parametrize("fsync", ["interval", "never"])
 def test_unknown_frames_are_refused(tmp_path, writers, fields, fsync):
     writer = writers(tmp_path / "log", fsync=fsync)

@@ -247,7 +247,7 @@ def positions(path: Path, rng: random.Random) -> str:
         file.write_bytes(data[: rng.randrange(len(data) + 1)])
         return f"{file.name}, cut short"
     for _ in range(rng.choice([1, 1, 2, 6])):
-        at = 512 * rng.randrange(len(data) // 512)
+        at = 512 * rng.randrange(max(len(data) // 512, 1))
         raw = set_fields(reader.SLOT, data[at : at + 64], rng, list(reader.Slot._fields[:-1]))
         if rng.random() < 0.9:
             raw = raw[:56] + struct.pack("<Q", reader.hash64(raw[:56]))

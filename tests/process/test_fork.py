@@ -220,8 +220,8 @@ def test_a_consumer_is_its_parents_and_says_so(memory):
             with pytest.raises(seglog.ForkedHandle) as raised:
                 consumer.commit()
                 consumer.receive()
-            with pytest.raises(seglog.GroupInUse):
-                topic.consumer("group")  # the parent lives, and has it
+            with topic.consumer("group") as own:  # another member; the parent lives, and has the partition
+                assert own.assignment == {} and own.receive(timeout=0) is None
             return str(raised.value)
 
         said = Child(child).answer()

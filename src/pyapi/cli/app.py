@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import seglog
-from seglog.cli import bench, demo, doctor, read, send, topics, verify
+from seglog.cli import bench, demo, doctor, groups, read, send, topics, verify
 from seglog.cli.exits import Commands
 
 __all__ = ["app"]
@@ -28,7 +30,11 @@ topic.command()(topics.describe)
 topic.command()(send.send)
 topic.command()(read.read)
 topic.command()(topics.rm)
+group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at consumer groups, move them, forget them.")
+for command in (groups.ls, groups.describe, groups.lag, groups.explain, groups.reset, groups.evict, groups.rm):
+    group.command()(command)
 app.add_typer(topic, name="topic")
+app.add_typer(group, name="group")
 app.command()(read.tail)
 app.command()(verify.verify)
 app.command()(doctor.doctor)
@@ -48,6 +54,9 @@ def about(
         bool,
         typer.Option("--version", help="Show the version and exit.", callback=show_version, is_eager=True),
     ] = False,
+    data: Annotated[
+        Path | None, typer.Option("--data", "-d", metavar="DIR", help="The store's directory.", show_default=False)
+    ] = None,
 ) -> None:
     """The log and the queue that live in your process: topics in a directory, with no server to run.
 
@@ -67,3 +76,5 @@ def about(
         130  interrupted by Ctrl-C
     SEGLOG_DEBUG=1 shows where an error came from.
     """
+    if data is not None:
+        os.environ["SEGLOG_DATA"] = os.fspath(data)  # where each command looks when it is not told otherwise

@@ -33,6 +33,8 @@ WILL_NOT_HELP_TO_REPEAT = (
     Refused,
     errors.ConfigError,
     errors.CorruptStore,
+    errors.GroupInUse,
+    errors.GroupNotFound,
     errors.InvalidName,
     errors.NotAStore,
     errors.OffsetOutOfRange,

@@ -14,7 +14,7 @@ from seglog.config import TopicConfig
 from seglog.doctor import mends
 from seglog.doctor.log import LogExamination
 from seglog.doctor.mends import FIRST, Mend
-from seglog.doctor.pages import KEPT, KNOWN_HERE, UNFINISHED, bases_in, readable, reason
+from seglog.doctor.pages import KEPT, KNOWN_HERE, KNOWN_IN_GROUP, UNFINISHED, bases_in, readable, reason
 from seglog.doctor.places import Places
 from seglog.doctor.report import Finding, Partition, Report
 from seglog.doctor.segment import NAP
@@ -254,7 +254,8 @@ class StoreExamination:
                 topic = name.removesuffix(".positions")
                 entry = self.topics.get(topic)
                 if topic == name:
-                    self.stranger(path)
+                    if not KNOWN_IN_GROUP.fullmatch(name):  # transient, all of it
+                        self.stranger(path)
                 elif entry:
                     self.positions(path, group, topic, entry)
                 else:

@@ -60,7 +60,7 @@ class Program:
     def close(self) -> None:
         keys = list(self.keys())
         ends = {key: log.next_offset for key, log in keys}
-        places = [f"{self.key(topic, p)} {group}" for (group, topic), c in self.consumers.items() for p in c.assignment]
+        places = [f"{self.key(topic, p)} {group}" for (group, topic), c in self.consumers.items() for p in c.assignment.get(topic, ())]
         self.store.close()
         self.consumers.clear()
         self.store = None
@@ -73,7 +73,8 @@ class Program:
     def drop(self) -> None:
         """As a process that ends without a word."""
         for consumer in self.consumers.values():
-            consumer._positions.close()  # what the kernel would do: its descriptor is no object's
+            for source in consumer._sources.values():
+                source.positions.close()  # what the kernel would do: its descriptor is no object's
         self.consumers.clear()
         self.store = None
         gc.collect()
@@ -168,7 +169,7 @@ class Program:
         for key, _, end in keys:
             self.say("in", key, "durable", end)
         for (group, topic), consumer in self.consumers.items():
-            for partition in consumer.assignment:
+            for partition in consumer.assignment.get(topic, ()):
                 self.say("kept", f"{self.key(topic, partition)} {group}")
 
     def consume(self) -> None:
@@ -177,13 +178,13 @@ class Program:
         name, group = self.rng.choice(sorted(self.incarnations)), self.rng.choice(GROUPS)
         consumer = self.consumers.get((group, name))
         if consumer is None:
-            consumer = self.consumers[group, name] = self.store.topic(name).consumer(group)
+            consumer = self.consumers[group, name] = self.store.topic(name).consumer(group, reset="earliest")
         try:
             batch = consumer.receive(max_records=self.rng.choice([1, 5, 100]), timeout=0)
         except (CorruptBatch, CorruptSegment) as error:
             if not self.damaged:
                 raise
-            where = [p for p in consumer.assignment if consumer.position(p) <= error.resume_offset]  # type: ignore[attr-defined]
+            where = [p for p in consumer.assignment.get(name, ()) if consumer.position(p) <= error.resume_offset]  # type: ignore[attr-defined]
             for partition in where:
                 with contextlib.suppress(OffsetOutOfRange):
                     consumer.seek(partition, error.resume_offset)  # type: ignore[attr-defined]
@@ -200,7 +201,7 @@ class Program:
         if self.consumers:
             group, name = self.rng.choice(sorted(self.consumers))
             consumer = self.consumers.pop((group, name))
-            partitions = consumer.assignment
+            partitions = consumer.assignment.get(name, ())
             consumer.close()
             if self.fsync != "never":
                 for partition in partitions:

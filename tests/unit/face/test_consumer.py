@@ -120,7 +120,7 @@ def test_records_of_an_added_partition_come_from_its_beginning(store):
         topic.add_partitions(2)
         topic.send(b"one", partition=1)
         assert consumer.receive(timeout=1).values.tolist() == [b"one"]
-        assert consumer.assignment == (0, 1)
+        assert consumer.assignment == {"orders": (0, 1)}
         consumer.commit()
     topic.add_partitions(3)
     topic.send(b"two", partition=2)
@@ -327,23 +327,6 @@ def test_paused_partitions_hand_out_nothing_until_they_are_resumed(spread):
 
 
 # ---- one at a time --------------------------------------------------------------------------------
-
-
-def test_a_second_consumer_of_a_group_is_refused_in_the_same_process(numbers):
-    with numbers.consumer("billing"):
-        with pytest.raises(seglog.GroupInUse, match="already has a live consumer") as caught:
-            numbers.consumer("billing")
-        assert (caught.value.group, caught.value.topic) == ("billing", "numbers")
-        numbers.consumer("other").close()
-    numbers.consumer("billing").close()
-
-
-def test_a_second_consumer_of_a_group_is_refused_in_another_process_until_the_first_is_killed(numbers, child):
-    with child("c = store.topic('numbers').consumer('billing')") as other:
-        with pytest.raises(seglog.GroupInUse):
-            numbers.consumer("billing")
-        other.kill()
-        numbers.consumer("billing").close()
 
 
 def test_a_closed_consumer_says_so(numbers, store):

@@ -682,3 +682,13 @@ def test_a_network_file_system_is_refused_unless_it_is_allowed(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
     with seglog.open(tmp_path / "data", allow_network=True) as store:
         store.topic("orders").send(b"one")
+
+
+def test_a_barrier_passes_over_a_topic_that_another_process_deleted(path, child):
+    with seglog.open(path, upkeep=False) as store:
+        gone, stays = store.topic("gone"), store.topic("stays")
+        gone.send(b"one")
+        stays.send(b"one")
+        with child("store.delete_topic('gone')"):
+            store.sync()
+        assert stays.logs[0].durable_offset == 1

@@ -1,0 +1,533 @@
+# cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True
+"""Transactions: records for any partitions of a store, all there or none; and the log of what was decided.
+
+    buffer    frames are built as they come: nothing is written, no lock is held
+    prepare   the locks of all partitions, in the order of their paths; every frame stored beyond its watermark
+    decide    one record in the transaction log says which offsets of which partitions hold. From here on it happened
+    publish   the watermarks move, the locks open
+
+Who dies before the decision has done nothing. Who dies after it leaves frames that the next one to take each lock publishes
+(`Tail.repair`), and everybody who reads or waits looks (`Tail.finish`): the words of each partition say what is pending and where the
+decision would be.
+
+After a power cut a frame of a transaction holds only if the log has a decision that covers it and every other part of that is there too
+(`seglog.transactions` judges that once per boot, over all partitions, and writes down what does not hold). So that what was called durable is
+not undone by that, a partition's sync first makes the other parts durable, and then the decision (`make_durable`): parts before the record.
+
+A decision, in the value of a record: u32 kind (1: these offsets hold; 2: the decisions at these offsets do not), u32 n; then n `PartEntry`
+and their paths, UTF-8; or n int64. Little-endian.
+"""
+import bisect
+import os
+import threading
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from seglog.engine cimport platform
+from seglog.engine.checksum cimport xxh3_64
+from seglog.engine.batch cimport Walk
+from seglog.engine.decisions cimport Decisions
+from seglog.engine.frame cimport Entry, Scratch, compress, encode
+from seglog.engine.layout cimport (
+    FIXED_STRIDE, FRAME_HEADER, FRAME_MAGIC, IN_TRANSACTION, LOWEST, MARK_UNSYNCED, SEGMENT_BYTES_MAX, SEGMENT_HEADER, FrameHeader, Mark, align8, frame_length,
+)
+from seglog.engine.log cimport Log, build_one
+from seglog.engine.record cimport pack_headers, to_us
+from seglog.engine.segment cimport Scanner, Segment, list_bases, open_segment
+from seglog.engine.source cimport Packed, Times, one_bytes, pack_header_list, packed, same_length
+
+from seglog.engine.errors import ClosedError, CorruptSegment, CorruptStore, RecordTooLarge
+from seglog.engine.record import Span
+from seglog.engine.segment import segment_name, sync_directory
+
+cdef enum:
+    HOLDS = 1
+    VOID = 2
+    SPARE = 16                      # parts that are kept with their memory, for the next transaction
+    SPARE_BYTES = 1 << 20
+    FEW = 8                         # partitions of a transaction that are looked for one by one
+
+
+def read_decision(bytes value not None):
+    """What a record of the transaction log says: ("holds", [(partition_id, start, stop, path)]) or ("void", [offsets of decisions]).
+
+    Raises CorruptStore for what is neither.
+    """
+    cdef const char *data = PyBytes_AS_STRING(value)
+    cdef int64_t size = PyBytes_GET_SIZE(value), i, at
+    cdef uint32_t head[2]
+    cdef PartEntry entry
+    cdef int64_t offset
+    cdef list found = []
+    if size >= 8:
+        memcpy(head, data, 8)
+        if head[0] == VOID and size == 8 + 8 * <int64_t>head[1]:
+            for i in range(head[1]):
+                memcpy(&offset, data + 8 + 8 * i, 8)
+                found.append(offset)
+            return "void", found
+        at = 8 + <int64_t>sizeof(PartEntry) * head[1]
+        if head[0] == HOLDS and at <= size:
+            for i in range(head[1]):
+                memcpy(&entry, data + 8 + <int64_t>sizeof(PartEntry) * i, sizeof(PartEntry))
+                if entry.path_size > size - at:
+                    break
+                found.append((entry.partition_id, entry.start, entry.stop, value[at:at + entry.path_size].decode()))
+                at += entry.path_size
+            else:
+                if at == size:
+                    return "holds", found
+    raise CorruptStore(f"a record of the transaction log has {size} bytes that are no decision; it was written by something that is not seglog")
+
+
+def void_decision(offsets) -> bytes:
+    """The record that takes the decisions at these offsets back."""
+    return b"".join([(VOID).to_bytes(4, "little"), len(offsets).to_bytes(4, "little"), *[o.to_bytes(8, "little") for o in offsets]])
+
+
+def survey(path):
+    """What a power cut left of the partition in `path`, for the judge: a dict, or None when there is no segment to read.
+
+    `partition_id`; `durable`: offsets below were on disk; `end`: behind the last frame that is whole; `frames`: (start, stop) of those of
+    transactions that lie between the two. As recovery will find it, which has not run yet. Changes nothing.
+    """
+    cdef Segment last = None
+    cdef Scanner scan
+    cdef Mark mark
+    cdef int64_t begun
+    cdef list frames = []
+    bases = list_bases(path)
+    while bases and last is None:
+        try:
+            last = open_segment(os.path.join(path, segment_name(bases[-1])), False, False)
+        except CorruptSegment:
+            bases.pop()
+    if last is None:
+        return None
+    memset(&mark, 0, sizeof(mark))
+    if last.read_mark(&mark) and not mark.flags & MARK_UNSYNCED:
+        scan = Scanner(last, mark.durable_position, mark.durable_offset)
+    else:
+        scan = Scanner(last, SEGMENT_HEADER, last.base_offset)
+    durable = scan.offset
+    begun = scan.offset
+    while scan.check() is None:
+        if scan.flags & IN_TRANSACTION:
+            frames.append((begun, scan.offset))
+        begun = scan.offset
+    return {"partition_id": last.header.partition_id, "durable": durable, "end": scan.offset, "frames": frames}
+
+
+cdef class Transactions(Decisions):
+    """The transactions of the store at `root`. `opener(create)` gives the transaction log, or None while there is none.
+
+    Cost of a commit: the locks of its partitions, a record of some 60 bytes per partition, and its frames; no system call. With fsync
+    "always" one fdatasync per partition, and two for the decision.
+    """
+
+    def __init__(self, root, opener):
+        self.root, self.opener, self.spare = os.fspath(root), opener, []
+        self.after_fork()
+
+    def after_fork(self):
+        """In the child: a lock that no other thread holds."""
+        self.guard = threading.Lock()
+
+    cdef Log ready(self, bint create):
+        if self.log is None:
+            with self.guard:
+                if self.log is None:
+                    self.log = self.opener(create)
+        return self.log
+
+    def close(self):
+        """Close the transaction log, if it was opened."""
+        if self.log is not None:
+            self.log.close()
+
+    def attach(self, create=False):
+        """The transaction log, opened; None while there is none, and `create` does not make it."""
+        return self.ready(create)
+
+    # ---- what partitions ask -----------------------------------------------------------------------------------
+
+    cdef int64_t decided(self, uint64_t partition_id, int64_t start, int64_t since) except -1:
+        cdef Log log = self.ready(False)
+        if log is None:
+            return 0
+        for record in log.records(max(since, log.first_offset)):
+            kind, parts = read_decision(record.value)
+            if kind == "holds":
+                for its, first, stop, path in parts:
+                    if its == partition_id and first == start:
+                        return record.offset + 1
+        return 0
+
+    cdef bint holds(self, uint64_t partition_id, int64_t start, int64_t stop) except -1:
+        cdef Log log = self.ready(False)
+        cdef dict found = self.known
+        if log is None:
+            return False
+        if found is None:
+            decisions, void = {}, set()
+            for record in log.records():
+                kind, said = read_decision(record.value)
+                if kind == "void":
+                    void.update(said)
+                else:
+                    decisions[record.offset] = said
+            found = {}
+            for offset, parts in decisions.items():
+                if offset not in void:
+                    for its, first, end, path in parts:
+                        found.setdefault(its, []).append((first, end))
+            for ranges in found.values():
+                ranges.sort()
+            self.known = found
+        ranges = found.get(partition_id, [])
+        i = bisect.bisect_right(ranges, (start, 1 << 62)) - 1
+        return i >= 0 and ranges[i][0] <= start and stop <= ranges[i][1]
+
+    cdef int make_durable(self, int64_t decision) except -1:
+        cdef Log log = self.ready(False)
+        cdef int64_t stop
+        if log is None or platform.load_i64(&log.w.decided) >= decision:
+            return 0
+        stop = log.next_offset
+        for path, first in sorted(self.parts_of(log, max(log.w.decided, log.first_offset), stop).values()):
+            try:
+                sync_files(os.path.join(self.root, path), first)
+            except FileNotFoundError:
+                continue            # deleted since, with all its records
+            except OSError as error:
+                # Nobody may be told "durable" about any of it.
+                log.fail(-(error.errno or 5), os.path.join(self.root, path))
+        platform.failpoint("transactions.parts")
+        log.sync_to(stop)
+        if stop > log.w.decided:
+            platform.store_i64(&log.w.decided, stop)
+        return 0
+
+    cdef dict parts_of(self, Log log, int64_t start, int64_t stop):
+        """The partitions that the decisions from `start` to `stop` are about: id -> (path, the first of their offsets there)."""
+        cdef dict found = {}
+        cdef Walk walk
+        cdef Entry e
+        cdef PartEntry entry
+        cdef uint32_t head[2]
+        cdef int64_t i, at
+        for batch in log.batches(start, stop):
+            walk = iter(batch)
+            while walk.advance(&e):
+                if e.value_size < 8:
+                    continue
+                memcpy(head, e.value, 8)
+                at = 8 + <int64_t>sizeof(PartEntry) * head[1]
+                if head[0] != HOLDS or at > e.value_size:
+                    continue
+                for i in range(head[1]):
+                    memcpy(&entry, e.value + 8 + <int64_t>sizeof(PartEntry) * i, sizeof(PartEntry))
+                    if entry.path_size > e.value_size - at:
+                        break
+                    if entry.partition_id not in found:     # offsets only rise: the first that is met is the lowest
+                        found[entry.partition_id] = (e.value + at)[:entry.path_size].decode(), entry.start
+                    at += entry.path_size
+        return found
+
+    def sync(self):
+        """Every transaction that was decided before is on disk, all of it, when this returns."""
+        cdef Log log = self.ready(False)
+        if log is not None:
+            self.make_durable(log.next_offset)
+
+    def settled(self, Log log not None):
+        """After the judgement that follows a boot: what the files say is what is on disk. `log`: the transaction log."""
+        self.known = None
+        platform.store_i64(&log.w.decided, log.next_offset)
+
+    # ---- committing --------------------------------------------------------------------------------------------
+
+    cdef int decide(self, list parts) except -1:
+        """Prepare, decide, publish. All or nothing, whatever happens in between."""
+        cdef Log log = self.ready(True), one
+        cdef Part part
+        cdef PartEntry entry
+        cdef FrameHeader h
+        cdef int64_t since, decision, taken = 0, at = 8, size
+        cdef uint32_t *head
+        cdef bint done = False
+        cdef char small[1024]
+        cdef char *said = small
+        size = 8 + len(parts) * <int64_t>sizeof(PartEntry)
+        for part in parts:
+            if part.log.place_name is None:
+                part.log.place_name = os.path.relpath(part.log.path, self.root).encode()
+            size += PyBytes_GET_SIZE(part.log.place_name)
+        if size > <int64_t>sizeof(small):
+            said = <char *>PyMem_RawMalloc(size)
+            if said == NULL:
+                raise MemoryError()
+        head = <uint32_t *>said
+        head[0], head[1] = HOLDS, <uint32_t>len(parts)
+        size = 8 + len(parts) * <int64_t>sizeof(PartEntry)
+        try:
+            for part in parts:
+                part.log.lock()
+                taken += 1
+                part.log.check_state()
+            platform.failpoint("decide.locked")
+            since = log.next_offset
+            for part in parts:
+                part.log.prepare(part.frames.data, part.size, part.count, part.highest, since)
+                part.start = part.log.w.next_offset
+                entry.partition_id, entry.start, entry.stop = part.log.w.partition_id, part.start, part.log.w.pending_next
+                entry.path_size, entry.reserved = <uint32_t>PyBytes_GET_SIZE(part.log.place_name), 0
+                memcpy(said + at, &entry, sizeof(PartEntry))
+                memcpy(said + size, PyBytes_AS_STRING(part.log.place_name), entry.path_size)
+                at += <int64_t>sizeof(PartEntry)
+                size += entry.path_size
+            platform.failpoint("decide.prepared")
+            memset(&h, 0, FRAME_HEADER)
+            h.magic = FRAME_MAGIC
+            h.count = h.span = 1
+            h.flags = FIXED_STRIDE
+            h.base_timestamp = h.max_timestamp = log.now()
+            h.body_length = <uint32_t>size
+            h.body_hash = xxh3_64(said, size)
+            decision = log.commit(&h, said) + 1
+            done = True
+            platform.failpoint("decide.decided")
+            for part in parts:
+                part.log.publish(decision)
+        finally:
+            if said != small:
+                PyMem_RawFree(said)
+            for part in parts:
+                if taken == 0:
+                    break
+                taken -= 1
+                one = part.log
+                if not done:
+                    one.withdraw()
+                one.shared.unlock()
+                if done:
+                    one.shared.ring()
+        if (<Part>parts[0]).log.fsync == 2:     # always
+            self.make_durable(decision)
+            for part in parts:
+                part.log.sync_to(part.start + part.count)
+        return 0
+
+    def begin(self):
+        """A transaction to fill."""
+        cdef Transaction tx = Transaction.__new__(Transaction)
+        tx.home = self
+        tx.parts, tx.went = [], []
+        tx.open = True
+        return tx
+
+    cdef Part new_part(self, Log log):
+        cdef Part part
+        cdef list spare = self.spare
+        if spare:
+            part = <Part>spare.pop()    # with the memory it has
+        else:
+            part = Part.__new__(Part)
+            part.frames = Scratch.__new__(Scratch)
+        part.log = log
+        part.size = part.count = 0
+        part.highest = LOWEST
+        return part
+
+    cdef int put_back(self, list parts) except -1:
+        cdef Part part
+        for part in parts:
+            part.log = None
+            if len(self.spare) < SPARE and part.frames.size < SPARE_BYTES:
+                self.spare.append(part)
+        return 0
+
+
+def sync_files(path, int64_t start):
+    """Put on disk what the segment files in `path` hold from offset `start` on, and their names. Raises OSError."""
+    bases = list_bases(path)
+    first = max(bisect.bisect_right(bases, start) - 1, 0)
+    for base in bases[first:]:
+        try:
+            fd = os.open(os.path.join(path, segment_name(base)), os.O_RDWR | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError:
+            continue                # trimmed meanwhile
+        try:
+            rc = platform.datasync(fd)
+        finally:
+            os.close(fd)
+        if rc:
+            raise OSError(-rc, os.strerror(-rc), path)
+    sync_directory(path)
+
+
+cdef class Part:
+    """What a transaction has for one partition: frames, built one behind the other."""
+
+    cdef int add(self, object value, object key, object headers, object timestamp) except -1:
+        """One record, as a frame of its own. Raises what a send would."""
+        cdef Log log = self.log
+        cdef FrameHeader *h
+        cdef bytes held, key_held, header_held
+        cdef const char *data = NULL
+        cdef int64_t size = -1, key_size = -1, header_size = 0, all
+        cdef int64_t when = log.now() if timestamp is None else to_us(timestamp)
+        held = <bytes>value if type(value) is bytes else None if value is None else one_bytes(value, "value")
+        key_held = None if key is None else <bytes>key if type(key) is bytes else one_bytes(key, "key")
+        header_held = pack_headers(headers) if headers is not None else None
+        if held is not None:
+            data, size = PyBytes_AS_STRING(held), PyBytes_GET_SIZE(held)
+        if key_held is not None:
+            key_size = PyBytes_GET_SIZE(key_held)
+        if header_held is not None:
+            header_size = PyBytes_GET_SIZE(header_held)
+        all = max(size, 0) + max(key_size, 0) + header_size
+        if all > log.record_bytes_max:
+            raise RecordTooLarge(
+                f"the record has {all:,} bytes; the limit is {log.record_bytes_max:,} (record_bytes_max). Nothing was written.",
+                size=all, limit=log.record_bytes_max, index=0)
+        if log.codec and all >= 128:
+            return self.add_some(
+                packed([held], "value"), None if key is None else packed([key_held], "key"),
+                None if header_held is None else packed([header_held], "header"), &when, NULL, 1)
+        self.frames.reserve(self.size + FRAME_HEADER + all + 72)
+        h = <FrameHeader *>(self.frames.data + self.size)
+        memset(h, 0, FRAME_HEADER)
+        h.magic = FRAME_MAGIC
+        h.count = h.span = 1
+        h.base_timestamp = h.max_timestamp = when
+        build_one(
+            h, <char *>h + FRAME_HEADER, data, size, NULL if key_held is None else PyBytes_AS_STRING(key_held), key_size,
+            NULL if header_held is None else PyBytes_AS_STRING(header_held), header_size)
+        memset(<char *>h + FRAME_HEADER + h.body_length, 0, align8(h.body_length) - h.body_length)
+        return self.added(h)
+
+    cdef int add_some(
+        self, Packed values, Packed keys, Packed headers, const int64_t *timestamps, const int32_t *select, int64_t n,
+    ) except -1:
+        """Items 0 .. n-1 (of `select`, when given), in as many frames as they need."""
+        cdef Log log = self.log
+        cdef int64_t at = 0, now = log.now() if timestamps == NULL else 0
+        while at < n:
+            self.frames.origin = self.size
+            at += encode(
+                self.frames, values, keys, headers, timestamps, now, select, at, n, log.batch_bytes, log.record_bytes_max)
+            if log.codec:
+                compress(self.frames, log.codec, log.squeeze)
+            self.added(<FrameHeader *>(self.frames.data + self.size))
+        return 0
+
+    cdef int added(self, const FrameHeader *h) except -1:
+        self.size += frame_length(h)
+        self.count += h.count
+        self.highest = max(self.highest, h.max_timestamp)
+        if self.size > SEGMENT_BYTES_MAX - SEGMENT_HEADER:
+            raise RecordTooLarge(
+                f"the transaction has {self.size:,} bytes for {self.log.path}; all of them must lie in one segment, which holds "
+                f"{SEGMENT_BYTES_MAX:,}. Nothing was written.", size=self.size, limit=SEGMENT_BYTES_MAX, index=0)
+        return 0
+
+
+def by_path(Part part):
+    return part.log.path
+
+
+cdef class Transaction:
+    """Records for any partitions, all there when `commit` returns, or none. Made by `Store.transaction`; for one thread.
+
+    In a `with` block it commits at the end, and is given up by an exception. `spans` says afterwards where everything went. A send
+    that raises has added nothing; a `send_many` that raises gives up the transaction.
+    """
+
+    def __init__(self):
+        raise TypeError("a transaction is begun by a store")
+
+    cdef Part part(self, Log log):
+        cdef Part part
+        if not self.open:
+            raise ClosedError("the transaction is over: it was committed, or given up, before this call. Nothing was written.")
+        if len(self.parts) > FEW:
+            if self.by_log is None:
+                self.by_log = {(<Part>one).log: one for one in self.parts}
+            part = self.by_log.get(log)
+            if part is not None:
+                return part
+        else:
+            for part in self.parts:
+                if part.log is log:
+                    return part
+        if log.shut:
+            log.check_state()
+        if log.decisions is not self.home:
+            raise ValueError(f"{log.path} belongs to another store than the transaction. Nothing was written.")
+        part = self.home.new_part(log)
+        self.parts.append(part)
+        if self.by_log is not None:
+            self.by_log[log] = part
+        return part
+
+    cdef int add_some(
+        self, Log log, Packed values, Packed keys, Packed headers, Times timestamps, const int32_t *select, int64_t n,
+    ) except -1:
+        try:
+            self.part(log).add_some(values, keys, headers, <const int64_t *>NULL if timestamps is None else timestamps.data, select, n)
+        except BaseException:
+            self.abort()
+            raise
+        return 0
+
+    def commit(self):
+        """All of it is there, for every process, when this returns; after an error none is.
+
+        Raises StoreFull, PartitionFailed, LockTimeout, ClosedError. Committing twice raises ClosedError.
+        """
+        cdef list parts = self.parts
+        cdef Part part
+        if not self.open:
+            raise ClosedError("the transaction is over already; nothing was written")
+        self.open = False
+        self.parts, self.by_log = [], None
+        try:
+            if len(parts) > 1:
+                parts = sorted([part for part in parts if (<Part>part).count], key=by_path)
+            if parts and (<Part>parts[0]).count:
+                self.home.decide(parts)
+                for part in parts:
+                    self.went.append((part.log, part.start, part.count))
+        finally:
+            self.home.put_back(parts)
+
+    @property
+    def spans(self):
+        """After the commit: where everything went, as `[(topic, Span)]`."""
+        return [((<Log>log).topic, Span((<Log>log).partition, start, start + count)) for log, start, count in self.went]
+
+    def abort(self):
+        """Forget all of it. Nothing was written."""
+        self.open = False
+        self.home.put_back(self.parts)
+        self.parts, self.by_log = [], None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if kind is not None or not self.open:
+            self.abort()
+        else:
+            self.commit()
+
+    def __len__(self):
+        """Records so far."""
+        return sum((<Part>part).count for part in self.parts)
+
+    def __repr__(self):
+        return f"<Transaction of {len(self):,} records for {len(self.parts)} partitions{'' if self.open else ', over'}>"

@@ -1,0 +1,125 @@
+"""Transactions: their log in a store, and the judgement that follows a power cut.
+
+    txn/            the log of decisions: a log like any other (`seglog.engine.transactions` says what stands in it)
+    txn/settled     8 bytes: which boot, of which copy, the judgement was made for
+    txn/judge.lock  the door for whoever judges
+
+A power cut leaves of each partition what was on the disk. A transaction may be there in one partition and not in another, and its
+decision may be lost. So before any partition of the store is opened in a new boot, one process looks at them all:
+
+    each partition ends where its frames end, or at the first frame of a transaction without a decision
+    a decision does not hold when a part of it lies behind the end of its partition: then that partition's other parts, and with
+    them everything behind, end there too; until nothing changes any more
+
+What does not hold is written down in the log, for this boot and all later ones: a partition that is opened only then must be
+told the same. Nothing that was called durable is behind such an end, since a sync makes the other parts durable first.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable
+
+from seglog.engine.log import Log
+from seglog.engine.places import home_of
+from seglog.engine.transactions import Transactions, read_decision, survey, void_decision
+from seglog.files import O_BINARY, FileLock, told
+
+__all__ = ["FOLDER", "judge", "settle", "trim"]
+
+FOLDER = "txn"
+KEPT_BYTES = 64 << 20  # of decisions, before the oldest are let go
+
+Part = tuple[int, int, int, str]  # partition_id, start, stop, path
+
+
+def settle(root: str, transactions: Transactions, log: Log, timeout: float) -> None:
+    """Judge once per boot: returns when it was done, by this process or another."""
+    path = os.path.join(root, FOLDER, "settled")
+    with told(path, "settle the transactions of the boot before"):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | O_BINARY, 0o666)
+        try:
+            home = home_of(fd).to_bytes(8, "little")
+            if os.read(fd, 8) == home:
+                return
+            with FileLock(os.path.join(root, FOLDER, "judge.lock"), timeout=timeout):
+                os.lseek(fd, 0, os.SEEK_SET)
+                if os.read(fd, 8) == home:
+                    return
+                decisions, void = decisions_in(log)
+                fallen = judge(root, {offset: parts for offset, parts in decisions.items() if offset not in void})
+                if fallen:
+                    log.append(void_decision(fallen))
+                    log.sync()
+                transactions.settled(log)
+                os.lseek(fd, 0, os.SEEK_SET)
+                os.write(fd, home)
+        finally:
+            os.close(fd)
+
+
+def decisions_in(log: Log) -> tuple[dict[int, list[Part]], set[int]]:
+    """What was decided, by the offset of the decision, and which of them were taken back."""
+    decisions: dict[int, list[Part]] = {}
+    void: set[int] = set()
+    for record in log.records():
+        kind, said = read_decision(record.value or b"")
+        if kind == "void":
+            void.update(said)
+        else:
+            decisions[record.offset] = said
+    return decisions, void
+
+
+def judge(root: str, decisions: dict[int, list[Part]]) -> list[int]:
+    """The decisions that do not hold, given what is on the disk; sorted."""
+    ends: dict[int, int] = {}
+    durable: dict[int, int] = {}
+    decided: dict[int, list[tuple[int, int]]] = {}
+    for parts in decisions.values():
+        for identity, start, stop, _ in parts:
+            decided.setdefault(identity, []).append((start, stop))
+    for path in {path: None for parts in decisions.values() for *_, path in parts}:
+        try:
+            found = survey(os.path.join(root, path))
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # deleted, with all its records
+        if found is None:
+            continue
+        identity = found["partition_id"]
+        ends[identity], durable[identity] = found["end"], found["durable"]
+        ranges = sorted(decided.get(identity, ()))
+        for start, _ in found["frames"]:
+            i = bisect_right(ranges, (start, found["end"])) - 1
+            if i < 0 or start >= ranges[i][1]:
+                ends[identity] = min(ends[identity], start)
+                break
+    fallen: set[int] = set()
+    while True:
+        missing = {
+            offset
+            for offset, parts in decisions.items()
+            if offset not in fallen and any(stop > ends.get(identity, stop) for identity, _, stop, _ in parts)
+        }
+        if not missing:
+            return sorted(fallen)
+        fallen |= missing
+        for offset in missing:
+            for identity, start, stop, _ in decisions[offset]:
+                if stop > durable.get(identity, stop):
+                    ends[identity] = min(ends[identity], start)
+
+
+def trim(log: Log, logs: Callable[[str], Log | None]) -> None:
+    """Let go of decisions that nobody will ask for again: every partition they are about has written down that it is durable
+    beyond them. `logs` gives the log at a path, None when there is none."""
+    if log.statistics()["size_bytes"] < KEPT_BYTES:
+        return
+    before = log.next_offset
+    decisions, _ = decisions_in(log)
+    for path in {path: None for parts in decisions.values() for *_, path in parts}:
+        its = logs(path)
+        if its is not None:
+            its.checkpoint()
+    log.trim(before)
