@@ -589,7 +589,7 @@ class Consumer:
 
     def position(self, partition: int = 0, *, topic: str | None = None) -> int:
         """The offset of the next record to be received from `partition`. Raises Fenced when another member reads it."""
-        self._check()
+        self._catch_up()
         return self._owned(self._where(partition, topic)).at
 
     def committed(self, partition: int = 0, *, topic: str | None = None) -> int | None:
@@ -607,13 +607,13 @@ class Consumer:
 
     def lag(self, partition: int | None = None, *, topic: str | None = None) -> int:
         """How many records are yet to be received, of one partition or of all of this member's. O(partitions)."""
-        self._check()
+        self._catch_up()
         places = self._asked(partition, topic)
         return sum(max(0, p.log.next_offset - max(p.at, p.log.first_offset)) for p in places)
 
     def lag_seconds(self, partition: int | None = None, *, topic: str | None = None) -> float:
         """How old the oldest record is that is yet to be received; 0.0 when there is none. One read per partition."""
-        self._check()
+        self._catch_up()
         places = self._asked(partition, topic)
         return max((age_of_next(p.log, p.at, self._clock) for p in places), default=0.0)
 
@@ -756,6 +756,12 @@ class Consumer:
         for topic, source in self._sources.items():
             if len(source.logs()) != self._counts[topic]:
                 self._looked = 0.0  # partitions were added: look after the group at once
+
+    def _catch_up(self) -> None:
+        """`_check`, and take what was added since."""
+        self._check()
+        if self._looked == 0.0:
+            self._attend(give_up=False)
 
     def __enter__(self) -> Self:
         return self

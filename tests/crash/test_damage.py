@@ -675,7 +675,7 @@ def test_the_hashes_that_these_tests_forge_are_those_of_the_engine(small, large)
             assert data == before
 
 
-@pytest.mark.parametrize("change", [{"flags": 128}, {"flags": 32768 | 32}, {"codec": 3}, {"codec": 255}], ids=str)
+@pytest.mark.parametrize("change", [{"flags": 256}, {"flags": 32768 | 32}, {"codec": 3}, {"codec": 255}], ids=str)
 @pytest.mark.parametrize("segment", [0, 2])
 def test_a_frame_of_a_newer_kind_is_refused_as_such_and_nothing_is_changed(large, memory, change, segment):
     mine = [frame for frame in large.frames if frame[0] == large.bases[segment]]
