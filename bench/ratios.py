@@ -1,6 +1,6 @@
 """Ratios: seglog against what the machine does without it, taken in one run, with the targets beside them.
 
-    python bench/ratios.py                     speed, memory, growth, open, sharing and groups, in their short forms: about 5 minutes
+    python bench/ratios.py                     speed, memory, growth, open, sharing, groups; short forms: about 5 minutes
     python bench/ratios.py speed --rounds 15   one part, more carefully
     python bench/ratios.py --large             5 GiB read, 20 GiB written, 10 GiB opened: needs 30 GiB of disk and patience
     python bench/ratios.py --json bench.json
