@@ -710,28 +710,19 @@ class Store:
 
     def _decisions(self, create: bool) -> Log | None:
         """The transaction log; made, when it is wanted, by the first transaction."""
-        path = os.path.join(self.path, transactions.FOLDER)
-        if not has_segments(path):
-            if not create:
-                return None
-            with told(path, "make the transaction log"), self.gate():
-                make_directory(path)
-        log = Log(
-            path,
-            segment_bytes_min=1 << 16,
+        if create and not transactions.exists(self.path):
+            with told(self.path, "make the transaction log"), self.gate():
+                make_directory(os.path.join(self.path, transactions.FOLDER))
+        return transactions.open_log(
+            self.path,
+            self._transactions,
+            create=create,
             fsync="never" if self.config.fsync == "never" else "interval",
             write=self.config.write,
-            recover=self.config.recover,
             clock=self._engine_clock,
             liveness=self._liveness,
             lock_timeout=self.config.lock_timeout,
         )
-        try:
-            transactions.settle(self.path, self._transactions, log, self.config.lock_timeout)
-        except BaseException:
-            log.close()
-            raise
-        return log
 
     def _trim_decisions(self) -> None:
         log = self._transactions.log
