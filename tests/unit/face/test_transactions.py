@@ -223,7 +223,7 @@ def test_decisions_are_let_go_when_they_are_many(path, monkeypatch):
 
 
 def decided(*parts):
-    return [(identity, start, stop, path) for identity, start, stop, path in parts]
+    return transactions.Decision(list(parts), [])
 
 
 def test_the_judge_takes_back_what_is_not_whole_and_what_hangs_on_it(monkeypatch):
@@ -245,8 +245,8 @@ def test_the_judge_takes_back_what_is_not_whole_and_what_hangs_on_it(monkeypatch
 
 
 def test_decisions_are_read_as_they_were_written():
-    assert read_decision(void_decision([3, 1 << 40])) == ("void", [3, 1 << 40])
-    for wrong in (b"", b"x", b"\1\0\0\0\5\0\0\0", void_decision([3])[:-1], b"\3\0\0\0\0\0\0\0", b"\1\0\0\0\1\0\0\0" + b"\xff" * 32):
+    assert read_decision(void_decision([3, 1 << 40])) == ([], [], [3, 1 << 40])
+    for wrong in (b"", b"x", b"\1\0\0\0\5\0\0\0", void_decision([3])[:-1], b"\3" + bytes(15), b"\1\0\0\0\1\0\0\0" + b"\xff" * 40):
         with pytest.raises(seglog.CorruptStore, match="no decision"):
             read_decision(wrong)
 
