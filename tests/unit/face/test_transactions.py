@@ -276,8 +276,11 @@ def lose(path, folder, what):
     """As if this frame had not come to the disk."""
     segment = next((path / folder).glob("*.log"))
     data = bytearray(segment.read_bytes())
-    at = data.index(what, 4096 + 64)
-    data[at - 64 : at + len(what)] = bytes(64 + len(what))
+    at = 4096
+    while data[at + 64 : at + 64 + (size := int.from_bytes(data[at + 4 : at + 8], "little"))] != what:
+        assert size, "no such frame"
+        at += 64 + (size + 7) // 8 * 8
+    data[at : at + 64 + size] = bytes(64 + size)
     segment.write_bytes(data)
 
 
