@@ -1,6 +1,6 @@
 """Ratios: seglog against what the machine does without it, taken in one run, with the targets beside them.
 
-    python bench/ratios.py                     speed, memory, growth, open and sharing, in their short forms: about 5 minutes
+    python bench/ratios.py                     every part, in its short form: about 5 minutes
     python bench/ratios.py speed --rounds 15   one part, more carefully
     python bench/ratios.py --large             5 GiB read, 20 GiB written, 10 GiB opened: needs 30 GiB of disk and patience
     python bench/ratios.py --json bench.json
@@ -21,11 +21,13 @@ import shlex
 import sys
 from collections.abc import Callable
 
+import committing
 import contestants
 import growth
 import memory
 import opening
 import sharing
+import transacting
 from contestants import Load
 from machine import Figure, Laps, add_arguments, describe, in_turns, one_core, progress, scratch, table
 
@@ -108,6 +110,8 @@ PARTS: dict[str, Callable[[argparse.Namespace, str], tuple[list[tuple[str, list[
     "growth": growth.measure,
     "open": opening.measure,
     "sharing": sharing.measure,
+    "groups": committing.measure,
+    "transactions": transacting.measure,
 }
 
 

@@ -350,19 +350,39 @@ class Store:
             found = {t.name: t for t in (self._named(topic) for topic in topics)}
         if not found:
             raise ConfigError("a consumer reads at least one topic; topics is empty", setting="topics", value=topics)
-        return self.consume(
-            group,
-            tuple(found.values()),
-            start=start,
-            commit=commit,
-            assignor=assignor,
-            instance=instance,
-            rejoin_within=rejoin_within,
-            reset=reset,
-            isolation=isolation,
-            on_assign=on_assign,
-            on_revoke=on_revoke,
-        )
+        check_name(group, "group")
+        choice("isolation", isolation, ("visible", "durable"))
+        hold = seconds(rejoin_within, "rejoin_within")
+        one_offset_needs_one_partition(start, "start", [log for topic in found.values() for log in topic.current()])
+        membership = Membership(self.group_path(group), group, self._liveness, self.config.lock_timeout)
+        sources: list[Source] = []
+        try:
+            with membership.still():
+                sources += [Source(name, topic.current, self.positions(group, topic)) for name, topic in found.items()]
+            consumer = Consumer(
+                group,
+                sources,
+                membership,
+                start=start,
+                commit=commit,
+                assignor=assignor,
+                instance=instance,
+                rejoin_within=hold,
+                reset=reset,
+                durable=isolation == "durable",
+                on_assign=on_assign,
+                on_revoke=on_revoke,
+                sync_commits=self.config.fsync == "always",
+                sync_close=self.config.fsync != "never",
+                clock=self.clock,
+                closed=self._consumers.discard,
+            )
+        except BaseException:
+            for source in sources:
+                source.positions.close()
+            raise
+        self._consumers.add(consumer)
+        return consumer
 
     def groups(self) -> list[str]:
         """The names of the consumer groups there are, sorted. One look at a directory."""
@@ -568,46 +588,6 @@ class Store:
         door.doing = "make or delete names"
         return door
 
-    def consume(
-        self,
-        group: str,
-        topics: Sequence[Topic],
-        *,
-        start: Start,
-        rejoin_within: float | timedelta,
-        isolation: Isolation,
-        **settings: Any,
-    ) -> Consumer:
-        """A member of `group`; see `consumer`."""
-        check_name(group, "group")
-        choice("isolation", isolation, ("visible", "durable"))
-        hold = seconds(rejoin_within, "rejoin_within")
-        one_offset_needs_one_partition(start, "start", [log for topic in topics for log in topic.current()])
-        membership = Membership(self.group_path(group), group, self._liveness, self.config.lock_timeout)
-        sources: list[Source] = []
-        try:
-            with membership.still():
-                sources += [Source(topic.name, topic.current, self.positions(group, topic)) for topic in topics]
-            consumer = Consumer(
-                group,
-                sources,
-                membership,
-                start=start,
-                rejoin_within=hold,
-                durable=isolation == "durable",
-                sync_commits=self.config.fsync == "always",
-                sync_close=self.config.fsync != "never",
-                clock=self.clock,
-                closed=self._consumers.discard,
-                **settings,
-            )
-        except BaseException:
-            for source in sources:
-                source.positions.close()
-            raise
-        self._consumers.add(consumer)
-        return consumer
-
     def group_path(self, group: str) -> str:
         """For groups: the folder that one has."""
         return os.path.join(self.path, "groups", group)
@@ -743,28 +723,19 @@ class Store:
 
     def _decisions(self, create: bool) -> Log | None:
         """The transaction log; made, when it is wanted, by the first transaction."""
-        path = os.path.join(self.path, transactions.FOLDER)
-        if not has_segments(path):
-            if not create:
-                return None
-            with told(path, "make the transaction log"), self.gate():
-                make_directory(path)
-        log = Log(
-            path,
-            segment_bytes_min=1 << 16,
+        if create and not transactions.exists(self.path):
+            with told(self.path, "make the transaction log"), self.gate():
+                make_directory(os.path.join(self.path, transactions.FOLDER))
+        return transactions.open_log(
+            self.path,
+            self._transactions,
+            create=create,
             fsync="never" if self.config.fsync == "never" else "interval",
             write=self.config.write,
-            recover=self.config.recover,
             clock=self._engine_clock,
             liveness=self._liveness,
             lock_timeout=self.config.lock_timeout,
         )
-        try:
-            transactions.settle(self.path, self._transactions, log, self.config.lock_timeout)
-        except BaseException:
-            log.close()
-            raise
-        return log
 
     def _trim_decisions(self) -> None:
         log = self._transactions.log

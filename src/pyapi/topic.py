@@ -57,8 +57,8 @@ class Home(Protocol):
     def grow(self, topic: Topic, to: int) -> None: ...
 
     @property
-    def consume(self) -> Callable[..., Consumer]:
-        """`consume(group, topics, **settings)`: a member of the group, synced and closed together with the store."""
+    def consumer(self) -> Callable[..., Consumer]:
+        """`consumer(group, topics, **settings)`: a member of the group, synced and closed together with the store."""
 
 
 class CustomPartitioner:
@@ -345,7 +345,7 @@ class Topic(Partitions):
         ...     orders.partitions
         3
         """
-        self._ready()
+        self.current()
         self._home.grow(self, natural(to, "partitions", 1))
 
     def compact(self, partition: int | None = None) -> CompactionReport:
@@ -393,7 +393,7 @@ class Topic(Partitions):
         """
         from seglog.table import Finder
 
-        logs = self._ready()
+        logs = self.current()
         if self._finder is None:
             self._finder = Finder()
         first = self._place_of(key)
@@ -444,8 +444,8 @@ class Topic(Partitions):
         ...         consumer
         <Consumer of orders for billing, next {0: 0}>
         """
-        self._ready()
-        return self._home.consume(
+        self.current()
+        return self._home.consumer(
             group,
             (self,),
             start=start,
@@ -459,22 +459,18 @@ class Topic(Partitions):
             on_revoke=on_revoke,
         )
 
-    def current(self) -> tuple[Log, ...]:
-        """The logs of the partitions as they are now, also when another process added some."""
-        return self._ready()
-
     # ---- care -------------------------------------------------------------------------------------
 
     def sync(self) -> None:
         """Returns when everything that was sent here before, by any process, survives a power cut. At most one fsync per
         partition; none for those that have nothing new."""
-        for log in self._ready():
+        for log in self.current():
             if log.dirty:
                 log.sync()
 
     def statistics(self) -> TopicStatistics:
         """What there is, counted; frozen. O(partitions)."""
-        return TopicStatistics(self.name, tuple(partition_statistics(log) for log in self._ready()))
+        return TopicStatistics(self.name, tuple(partition_statistics(log) for log in self.current()))
 
     def __repr__(self) -> str:
         if any(log.closed for log in self.logs):
@@ -490,17 +486,17 @@ class Topic(Partitions):
             return partition_for(key, len(self.logs), self.config.partitioner)
         return custom(key, len(self.logs)) if custom.function is not None else 0
 
-    def _ready(self) -> tuple[Log, ...]:
-        """The logs as they are now, also when another process added some."""
+    def current(self) -> tuple[Log, ...]:
+        """The logs of the partitions as they are now, also when another process added some."""
         self._home.refresh(self)
         return self.logs
 
     def select(self, partition: int | None) -> tuple[Log, ...]:
         """The log of a partition, or all, as they are now. Raises PartitionNotFound, ClosedError, TopicNotFound."""
-        return self._ready() if partition is None else (self._log(partition),)
+        return self.current() if partition is None else (self._log(partition),)
 
     def _log(self, partition: int) -> Log:
-        logs = self._ready()
+        logs = self.current()
         number = natural(partition, "partition")
         if number >= len(logs):
             raise PartitionNotFound(

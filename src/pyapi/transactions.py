@@ -20,18 +20,51 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable
+from typing import Any
 
+from seglog.engine.liveness import Liveness
 from seglog.engine.log import Log
 from seglog.engine.places import home_of
 from seglog.engine.transactions import Transactions, read_decision, survey, void_decision
-from seglog.files import O_BINARY, FileLock, told
+from seglog.files import O_BINARY, FileLock, has_segments, told
 
-__all__ = ["FOLDER", "judge", "settle", "trim"]
+__all__ = ["FOLDER", "exists", "judge", "open_log", "settle", "trim"]
 
 FOLDER = "txn"
 KEPT_BYTES = 64 << 20  # of decisions, before the oldest are let go
 
 Part = tuple[int, int, int, str]  # partition_id, start, stop, path
+
+
+def exists(root: str) -> bool:
+    """Whether there ever was a transaction in the store at `root`."""
+    return has_segments(os.path.join(root, FOLDER))
+
+
+def open_log(
+    root: str, transactions: Transactions, *, create: bool, liveness: Liveness, lock_timeout: float, **settings: Any
+) -> Log | None:
+    """The transaction log of the store at `root`, judged for this boot; None when there is none and `create` is False.
+
+    It is always read past damage (recover="skip"): a decision that is lost counts as not made, and is told where its records are
+    looked for. Damage to this log must not close the whole store.
+    """
+    if not create and not exists(root):
+        return None
+    log = Log(
+        os.path.join(root, FOLDER),
+        segment_bytes_min=1 << 16,
+        recover="skip",
+        liveness=liveness,
+        lock_timeout=lock_timeout,
+        **settings,
+    )
+    try:
+        settle(root, transactions, log, lock_timeout)
+    except BaseException:
+        log.close()
+        raise
+    return log
 
 
 def settle(root: str, transactions: Transactions, log: Log, timeout: float) -> None:

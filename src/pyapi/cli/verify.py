@@ -52,7 +52,7 @@ def verify(
     told_of = {(loss.path, loss.start) for loss in report.losses}
     past = standing(loss for partition in report.partitions for loss in partition.history)
     findings = [*(loss for loss in past if (loss.path, loss.start) not in told_of), *report.losses]
-    records = sum(log.next_offset - log.first_offset for log in report.partitions if log.name != "meta")
+    records = sum(log.next_offset - log.first_offset for log in report.partitions if log.name not in ("meta", "txn"))
     damage = [finding for finding in findings if finding.kind != "torn"]
     if as_json:
         show_json(

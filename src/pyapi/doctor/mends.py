@@ -20,8 +20,10 @@ from seglog.engine.liveness import Liveness
 from seglog.engine.log import Log
 from seglog.engine.losses import Loss, place_of, write_losses, write_quarantine
 from seglog.engine.segment import describe_segment, segment_name
+from seglog.engine.transactions import Transactions
 from seglog.files import make_directory, read_whole, sync_directory, write_whole
 from seglog.identity import Identity
+from seglog.transactions import open_log
 
 __all__ = ["FIRST", "RECOVER", "SET_ASIDE", "Mend"]
 
@@ -106,8 +108,18 @@ def set_aside(loss: Loss, liveness: Liveness) -> None:
 
 
 def opened(path: str, settings: dict[str, Any], liveness: Liveness) -> Log:
-    """The log, recovered."""
-    return Log(path, create=False, recover="skip", liveness=liveness, **settings)
+    """The log, recovered; one of a store, without the transactions that are not there as a whole."""
+    root = settings.get("root")
+    decisions = None if root is None else decisions_in(root, liveness)
+    rest = {name: value for name, value in settings.items() if name != "root"}
+    return Log(path, create=False, recover="skip", liveness=liveness, decisions=decisions, **rest)
+
+
+def decisions_in(root: str, liveness: Liveness) -> Transactions:
+    found: Transactions = Transactions(
+        root, lambda create: open_log(root, found, create=create, liveness=liveness, lock_timeout=30.0)
+    )
+    return found
 
 
 def recover(path: str, settings: dict[str, Any], torn: tuple[str, int, int] | None, liveness: Liveness) -> None:

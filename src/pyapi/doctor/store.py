@@ -24,11 +24,13 @@ from seglog.errors import CorruptBatch, CorruptStore, SeglogError
 from seglog.files import read_whole
 from seglog.identity import Identity
 from seglog.positions import pair_of
+from seglog.transactions import FOLDER
 
 __all__ = ["Progress", "StoreExamination"]
 
 Progress = Callable[[int], object]  # is told the bytes of each file that was read
 META: dict[str, Any] = {"segment_bytes": 1 << 20, "segment_bytes_min": 1 << 16, "fsync": "always"}
+DECISIONS: dict[str, Any] = {"segment_bytes_min": 1 << 16}
 
 
 class StoreExamination:
@@ -51,6 +53,7 @@ class StoreExamination:
         self.identity()
         self.topology()
         self.all_topics()
+        LogExamination(self, FOLDER, self.at(FOLDER), DECISIONS).run()
         self.twins()
         self.groups()
         for name in self.names(self.directory) or ():
@@ -196,6 +199,7 @@ class StoreExamination:
             "segment_bytes": config.segment_bytes,
             "segment_bytes_min": min(config.segment_bytes, 1 << 20),
             "codec": config.codec,
+            "root": self.directory,
         }
         for partition in range(config.partitions):
             where = os.path.join(path, str(partition))

@@ -13,6 +13,7 @@ from typing import Any
 
 import xxhash
 
+from seglog import transactions
 from seglog.engine.log import Log
 
 from .judge import Judge
@@ -157,6 +158,16 @@ class TailComesBack(Breaks):
         judge.before_reboot = go_on
 
 
+class PartsOfTransactions(Breaks):
+    """A store that takes every decision that it finds for one that holds."""
+
+    fsync = "interval"
+    says = "is there in parts"
+
+    def prepare(self, judge: Any) -> None:
+        transactions.judge = lambda root, decisions: []
+
+
 def segments(judge: Any) -> list[str]:
     folder = judge.path
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -201,6 +212,7 @@ KINDS: dict[str, type[Breaks]] = {
     "nothing-told": NothingTold,
     "offsets-again": OffsetsAgain,
     "tail-comes-back": TailComesBack,
+    "parts-of-transactions": PartsOfTransactions,
 }
 
 

@@ -3,12 +3,13 @@
     ["create", name, incarnation, partitions] ["created", name, incarnation]   ["delete", name] ["deleted", name]
     ["grow", name, partitions] ["grown", name, partitions]       ["in", key, ...]    what workload.py says, of one partition
     ["commit", place, offset] ["committed", place]               ["kept", place]     the commits before are on disk
+    ["tx", op, {key: [id ...]}]                                  what a transaction is to write, beside the "write" of each key
 
 An incarnation is a topic made under a name; a key is `name#incarnation/partition`; a place is a key and a group.
 
 Promised besides what judge.py says of each partition: what `topic()` returned exists, and what `delete_topic` returned from does not; all partitions
 of a topic are there; a group stands where it committed last before a sync, or where it committed later; a topic made anew under an
-old name inherits no record and no place.
+old name inherits no record and no place; of a transaction all is there or nothing, in all of its partitions that still exist.
 """
 
 from __future__ import annotations
@@ -154,6 +155,35 @@ class Program:
         self.say("in", key, "wrote", op, self.fsync, [o for span in spans for o in range(span.start, span.stop)])
         return None
 
+    def transact(self) -> None:
+        """Some records for some partitions, all or none."""
+        if not self.incarnations:
+            return
+        parts = {}
+        for _ in range(self.rng.choice([1, 2, 2, 3])):
+            name = self.rng.choice(sorted(self.incarnations))
+            parts[name, self.rng.randrange(self.store.topic(name).partitions)] = 0
+        tx = self.store.transaction()
+        self.ops += 1
+        op, said = f"{self.who}.{self.ops}", {}
+        for name, partition in parts:
+            records = []
+            for _ in range(self.rng.choice([1, 1, 4])):
+                self.made += 1
+                records.append((self.who << 24 | self.made, max(16, self.rng.choice(self.sizes))))
+            said[self.key(name, partition)] = [number for number, _ in records]
+            self.say("in", self.key(name, partition), "write", op, records)
+            topic, values = self.store.topic(name), [payload(number, size) for number, size in records]
+            if self.rng.random() < 0.5:
+                topic.send_many(values, partition=partition, tx=tx)
+            else:
+                for value in values:
+                    topic.send(value, partition=partition, tx=tx)
+        self.say("tx", op, said)
+        tx.commit()
+        for name, span in tx.spans:
+            self.say("in", self.key(name, span.partition), "wrote", op, self.fsync, list(range(span.start, span.stop)))
+
     def sync(self) -> None:
         keys = [(key, log, log.next_offset) for key, log in self.keys()]
         self.store.sync()
@@ -208,7 +238,7 @@ class Program:
                     self.say("kept", f"{self.key(name, partition)} {group}")
 
     def work(self, steps: int) -> None:
-        verbs: list[Callable[[], None]] = [self.send] * 10 + [self.consume] * 5 + [self.sync] * 2 + [self.upkeep] * 3
+        verbs: list[Callable[[], None]] = [self.send] * 8 + [self.transact] * 6 + [self.consume] * 5 + [self.sync] * 2 + [self.upkeep] * 3
         verbs += [self.create] * 2 + [self.grow, self.leave, self.reopen] + [self.delete] * (self.who != VICTIM)
         if self.store is None:
             self.open()
@@ -257,6 +287,7 @@ class StoreModel:
         self.partitions: dict[str, Model] = {}  # by key
         self.topics: dict[str, set[int]] = {}  # by name: the incarnations that may be there; 0 is none
         self.counts: dict[int, set[int]] = {}  # by incarnation: how many partitions it may have
+        self.transactions: dict[str, dict[str, list[int]]] = {}  # by op: the ids of each key
         self.places: dict[str, list[int]] = {}  # by place: the commits since the last that was kept, that one first; -1 is none
         self.levels: set[str] = set()
 
@@ -291,6 +322,8 @@ class StoreModel:
                 self.counts[incarnation].add(rest[1])
             else:
                 self.counts[incarnation] = {rest[1]}
+        elif what == "tx":
+            self.transactions[rest[0]] = rest[1]
         elif what == "commit":
             self.places.setdefault(rest[0], [-1]).append(rest[1])
         elif what == "kept" and rest[0] in self.places:
@@ -388,6 +421,13 @@ class StoreJudge:
                 self.say("in", key, "opened", one.next, one.durable, one.epoch)
             for group in GROUPS:
                 self._places(program, model, round, topic, group, booted)
+        if "never" not in model.levels:
+            ids = {key: {number for _, number in sight.records} for key, sight in seen.items()}
+            for op, parts in model.transactions.items():
+                whole = {key: set(numbers) <= ids[key] for key, numbers in parts.items() if key in ids}
+                part = {key: bool(set(numbers) & ids[key]) for key, numbers in parts.items() if key in ids}
+                if any(part.values()) and not all(whole.values()):
+                    self._complain(round, [f"transaction {op} is there in parts: {whole}"])
         for loss in store.verify() if self.rng.random() < 0.2 and "never" not in model.levels else ():
             self._complain(round, [f"verify finds {loss}"])
         return seen

@@ -28,7 +28,11 @@ def settle(*consumers, seconds=5.0):
             consumer.receive(timeout=0)
             consumer.seek("earliest")
         got = [where for c in consumers for t, ps in c.assignment.items() for where in ((t, p) for p in ps)]
-        if len(got) == len(set(got)) == sum(len(c._counts and list(range(c._counts[t]))) for c in consumers[:1] for t in c.topics):
+        if (
+            len(got)
+            == len(set(got))
+            == sum(len(c._counts and list(range(c._counts[t]))) for c in consumers[:1] for t in c.topics)
+        ):
             return
         assert time.monotonic() < end, got
         time.sleep(0.002)
@@ -689,10 +693,17 @@ def test_a_damaged_place_is_told_again_and_keeps_no_other_from_being_read(path, 
         assert three.committed(1) == 11
 
 
-@pytest.mark.parametrize("assignor", ["range", "roundrobin", lambda members, partitions: {
-    name: {t: [p for p in range(n) if p % len(members) == i] for t, n in partitions.items()}
-    for i, name in enumerate(members)
-}])
+@pytest.mark.parametrize(
+    "assignor",
+    [
+        "range",
+        "roundrobin",
+        lambda members, partitions: {
+            name: {t: [p for p in range(n) if p % len(members) == i] for t, n in partitions.items()}
+            for i, name in enumerate(members)
+        },
+    ],
+)
 def test_every_assignor_goes_past_a_member_that_does_not_come(store, topic, assignor):
     with topic.consumer("billing", assignor=assignor) as one, topic.consumer("billing", assignor=assignor) as slow:
         settle(one, slow)

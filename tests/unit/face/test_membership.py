@@ -147,7 +147,10 @@ def test_a_joiner_overtaken_by_a_deletion_makes_the_group_anew(store, topic):
 def test_on_a_full_disk_members_read_on_and_the_dead_are_replaced_when_there_is_room(
     store, topic, path, child, monkeypatch
 ):
-    with topic.consumer("billing") as here, child("c = store.topic('orders').consumer('billing'); c.receive(timeout=0)") as other:
+    with (
+        topic.consumer("billing") as here,
+        child("c = store.topic('orders').consumer('billing'); c.receive(timeout=0)") as other,
+    ):
         until(lambda: len(here.assignment["orders"]) == 2, here)
 
         def full(*names):

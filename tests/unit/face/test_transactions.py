@@ -8,7 +8,7 @@ import time
 import pytest
 
 import seglog
-from seglog import transactions
+from seglog import doctor, transactions
 from seglog.engine.transactions import read_decision, survey, void_decision
 
 
@@ -340,3 +340,39 @@ def test_survey_sees_what_recovery_will(path):
     assert (found["durable"], found["end"], found["frames"]) == (0, 5, [(1, 2), (3, 4)])
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert survey(str(path)) is None
+
+
+def test_a_damaged_decision_costs_its_transaction_and_not_the_store(path):
+    crashed(path)
+    log = next((path / "txn").glob("*.log"))
+    data = bytearray(log.read_bytes())
+    data[data.index(b"topics/a/0") - 20] ^= 1
+    log.write_bytes(data)
+    with seglog.open(path) as store:
+        # Nothing was synced: both partitions end where the first transaction would begin, and say so.
+        assert values(store.topic("a")) == [b"a0"] and values(store.topic("b")) == [b"b0"]
+        assert any("transaction" in loss.note for loss in store.topic("a").logs[0].losses)
+
+
+def test_a_sync_of_one_partition_makes_the_other_parts_durable_first(path, monkeypatch):
+    with seglog.open(path, upkeep=False) as store:
+        a, b = store.topic("a"), store.topic("b")
+        with store.transaction() as tx:
+            a.send(b"x", tx=tx)
+            b.send(b"x", tx=tx)
+        log = store._transactions.log
+        assert log.durable_offset == 0
+        a.sync()
+        assert log.durable_offset == 1  # the decision, and before it the parts: the power cut images prove those
+
+
+def test_the_doctor_knows_the_transaction_log_and_reveals_no_part_of_what_did_not_happen(path):
+    crashed(path)
+    lose(path, "topics/b/0", b"y")
+    report = doctor.examine(path)
+    assert "txn" in [log.name for log in report.partitions]
+    assert not [finding for finding in report.findings if "txn" in finding.path and finding.severity != "note"]
+    doctor.repair(path)
+    with seglog.open(path) as store:
+        assert values(store.topic("a")) == [b"a0", b"x", b"a1"] and values(store.topic("b")) == [b"b0", b"x", b"b1"]
+    assert not [finding for finding in doctor.examine(path).findings if finding.kind == "unknown"]
