@@ -330,10 +330,6 @@ cdef class Liveness:
             platform.add_u32(&self.bell[0], 1)
             platform.wake_u32(&self.bell[0], 0x7FFFFFFF)
 
-    def pid(self, uint32_t word) -> int:
-        """The process that wrote `word`, for messages; 0 when nobody knows."""
-        return self.pid_of(word)
-
     def owners(self):
         """(slot, pid) of every process slot that is alive now. Cost: one system call per slot ever used."""
         self.check_open()

@@ -237,12 +237,6 @@ cdef class Transactions(Decisions):
                     at += entry.path_size
         return found
 
-    def sync(self):
-        """Every transaction that was decided before is on disk, all of it, when this returns."""
-        cdef Log log = self.ready(False)
-        if log is not None:
-            self.make_durable(log.next_offset)
-
     def settled(self, Log log not None):
         """After the judgement that follows a boot: what the files say is what is on disk. `log`: the transaction log."""
         self.known = None

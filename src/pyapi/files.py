@@ -33,6 +33,7 @@ __all__ = [
     "told",
     "try_lock",
     "unlock",
+    "write_all",
     "write_whole",
 ]
 
@@ -122,6 +123,13 @@ def listed(path: str) -> list[str]:
 def read_whole(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """All of `data` at the position of `fd`: the system may take less at once. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 def write_whole(path: str, data: bytes) -> None:

@@ -31,7 +31,7 @@ from seglog.assignment import Assigned, Assignor, Subscriber, assign
 from seglog.engine.liveness import Liveness
 from seglog.engine.places import home_of
 from seglog.errors import ConfigError, Fenced, GroupInUse, GroupNotFound
-from seglog.files import O_BINARY, FileLock, make_directory, told
+from seglog.files import O_BINARY, FileLock, make_directory, told, write_all
 
 __all__ = ["Member", "Membership", "State"]
 
@@ -177,7 +177,7 @@ class Membership:
                 try:
                     self._file_id = os.fstat(fd)
                     if self._file_id.st_size < WORDS.size:
-                        os.write(fd, bytes(WORDS.size))  # real zeros, before it is mapped
+                        write_all(fd, bytes(WORDS.size))  # real zeros, before it is mapped
                     self._words = memoryview(mmap.mmap(fd, WORDS.size)).cast("Q")
                     known = self._words[0] == home_of(fd) and self._words[1] < GENERATIONS
                     if not known:  # another boot's, or a copy: nobody in it is alive

@@ -46,7 +46,7 @@ from seglog.engine.log import Log
 from seglog.engine.mapping import Mapping
 from seglog.engine.places import Place, home_of
 from seglog.errors import ClosedError, CorruptStore, ForkedHandle, StoreIOError
-from seglog.files import O_BINARY, make_directory, sync_data, told, write_whole
+from seglog.files import O_BINARY, make_directory, sync_data, told, write_all, write_whole
 
 __all__ = ["Commit", "Positions"]
 
@@ -166,9 +166,7 @@ class Positions:
 
     def _write_at(self, position: int, data: bytes) -> None:
         os.lseek(self._fd, position, os.SEEK_SET)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self._fd, rest) :]
+        write_all(self._fd, data)
 
     # ---- read and commit ----------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from seglog.engine.liveness import Liveness
 from seglog.engine.log import Log
 from seglog.engine.places import home_of
 from seglog.engine.transactions import Transactions, read_decision, survey, void_decision
-from seglog.files import O_BINARY, FileLock, has_segments, told
+from seglog.files import O_BINARY, FileLock, has_segments, told, write_all
 
 __all__ = ["FOLDER", "exists", "judge", "open_log", "settle", "trim"]
 
@@ -87,7 +87,7 @@ def settle(root: str, transactions: Transactions, log: Log, timeout: float) -> N
                     log.sync()
                 transactions.settled(log)
                 os.lseek(fd, 0, os.SEEK_SET)
-                os.write(fd, home)
+                write_all(fd, home)
         finally:
             os.close(fd)
 

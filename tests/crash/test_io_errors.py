@@ -30,6 +30,12 @@ def test_whichever_call_fails_it_is_told_nothing_is_lost_and_all_goes_on(rng):
     assert {"StoreIOError", "StoreFull", "ReadOnlyStore"} <= set(result.errors)
 
 
+def test_what_once_went_wrong():
+    """A group's words of which the disk took one half: the next who came mapped a file that was too short."""
+    result = run.play("", None, jobs=1, only=[("store", "interval", "pwrite", "write", "HALF", True, n) for n in range(8, 16)])
+    assert result.failures == [], result.explain()
+
+
 def test_every_kind_of_call_is_really_made_to_fail():
     """By its first call in a life, for good: a kind that no scene calls would prove nothing."""
     result = run.play("", None, jobs=1, only=[
