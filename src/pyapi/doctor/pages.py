@@ -22,7 +22,9 @@ MARK_BYTES = 64
 SEGMENT_FILE = re.compile(r"0[0-8]\d{18}\.log")
 KNOWN_HERE = re.compile(r"SEGLOG|create\.lock|lock(\.\d+)?|shm|meta|topics|groups|txn")
 KNOWN_IN_GROUP = re.compile(r"lock|members(-\d+)?")
-KNOWN_IN_LOG = re.compile(r"shm|tail\.shm|compact\.lock|lock(\.\d+)?|settled|judge\.lock|losses|\d{20}\.(idx|bad)|" + SEGMENT_FILE.pattern)
+KNOWN_IN_LOG = re.compile(
+    r"shm|tail\.shm|compact\.lock|lock(\.\d+)?|settled|judge\.lock|losses|\d{20}\.(idx|bad)|" + SEGMENT_FILE.pattern
+)
 KEPT = (".damaged", ".misplaced", ".torn")  # what an earlier repair took out of the way
 KEPT_SEGMENT = re.compile(SEGMENT_FILE.pattern + r"(\.\d+)?\.misplaced")
 UNFINISHED = re.compile(

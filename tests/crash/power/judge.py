@@ -109,6 +109,21 @@ class Model:
         """Offsets of records that compaction may have taken; a power cut may undo that."""
         return {self.offsets[number] for number in self.keyed if number in self.offsets} if self.compacted else set()
 
+    def excused(self, records: list[tuple[int, int]]) -> range:
+        """Offsets at which a keyed record may be missing: a later one is there. It was on disk before the others went."""
+        newest = max((offset for offset, number in records if number in self.keyed), default=0)
+        return range(newest if self.compacted else 0)
+
+    def taken(self, records: list[tuple[int, int]]) -> set[int]:
+        """Ids of records that compaction may have taken, when these are there."""
+        excused = self.excused(records)
+        return {number for number in self.keyed if self.offsets.get(number, 0) in excused}
+
+    def left_of(self, records: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """What compaction leaves of these, at the least."""
+        excused = self.excused(records)
+        return [(offset, number) for offset, number in records if number not in self.keyed or offset not in excused]
+
     @property
     def promised(self) -> bool:
         return "never" not in self.levels
@@ -133,7 +148,8 @@ class Model:
                 wrong.append(f"record {number:#x} is there twice, at {at[number]} and {offset}")
             at[number] = offset
         there = {offset for offset, _ in seen.records}
-        out = there | self.gone | self.perhaps | spared
+        excused = self.excused(seen.records)
+        out = there | self.gone | self.perhaps | {offset for offset in spared if offset in excused}
         missing = [o for o in sorted(self.given) if o >= self.trim_begun and o not in out]
         for offset in missing:
             if offset < self.durable or offset in self.always:
