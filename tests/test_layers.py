@@ -35,7 +35,7 @@ DRAWING = """
 1e partitions places     transactions compaction
 1d log
 1c tail       recovery   instruments
-1b segment    index        delivery    keymap      arrow
+1b segment    index        delivery    keymap      arrow       pieces
 1a decisions  mapping    shared       liveness    batch       frame       source
 0  layout     record       checksum    codecs      losses      platform    atomic    errors
 """

@@ -277,6 +277,8 @@ def lose(path, folder, what):
     segment = next((path / folder).glob("*.log"))
     data = bytearray(segment.read_bytes())
     at = data.index(what, 4096 + 64)
+    while not data.startswith(b"SLB\x01", at - 64):  # a hash has such a byte, too
+        at = data.index(what, at + 1)
     data[at - 64 : at + len(what)] = bytes(64 + len(what))
     segment.write_bytes(data)
 
