@@ -129,7 +129,7 @@ class Writer:
         )
 
     def _key(self) -> bytes | None:
-        return b"key" if self.rng.random() < 0.1 else None
+        return b"key" if self.rng.random() < (0.3 if self.compacts else 0.1) else None
 
     def _write(
         self, records: list[tuple[int, int]], write: Callable[[list[bytes]], list[tuple[int, int]]], keyed: bool = False
@@ -149,6 +149,8 @@ class Writer:
 
     def compact(self) -> None:
         self.say("compact")
+        if self.rng.random() < 0.5:
+            self.log.close_segment()
         compact(self.log, memory=self.rng.choice([1536, 1 << 20]), grace_us=1 << 60)
 
     def trim(self) -> None:

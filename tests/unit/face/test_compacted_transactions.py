@@ -1,4 +1,4 @@
-"""Transactions of which compaction took parts, or wrote them anew, or a trim took them: all or nothing still, also in a power cut."""
+"""Transactions of which compaction or a trim took parts, or which it wrote anew: all or nothing still, also in a power cut."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def values(topic):
 
 
 def cut_after(path, program, fsync="interval"):
-    """The program ran on a store with `stock`, which is compacted, and `log`, which is not; then the power went, and took nothing."""
+    """The program ran on a store with `stock`, which is compacted, and `log`, which is not. The power went, and took nothing."""
     script = f"""
 import os, seglog
 store = seglog.open({str(path)!r}, fsync={fsync!r}, upkeep=False, segment_bytes={KIB64})
