@@ -20,7 +20,7 @@ from seglog.clock import Clock
 from seglog.config import TopicConfig
 from seglog.engine.compaction import compact, dirtiness
 from seglog.engine.log import Log
-from seglog.files import read_whole
+from seglog.files import O_BINARY, read_whole, sync_data, told
 from seglog.positions import pair_of
 from seglog.topic import Topic
 
@@ -65,10 +65,8 @@ def trim_old(topic: Topic, log: Log, path: str, now: int) -> Iterator[str]:
     *sealed, active = log.segments()
     if not sealed:
         return
-    waited_for = {
-        group: passed(os.path.join(path, "groups", group, topic.name + ".positions"), log, int(topic.topic_id, 16))
-        for group in config.keep_for_groups
-    }
+    places = {group: os.path.join(path, "groups", group, topic.name + ".positions") for group in config.keep_for_groups}
+    waited_for = {group: passed(place, log, int(topic.topic_id, 16)) for group, place in places.items()}
     needed = min(waited_for.values(), default=log.next_offset)
     following = [base for base, _, _ in sealed[1:]] + [active[0]]
     left = sum(disk for _, _, disk in sealed) + log.statistics()["tail_position"]
@@ -83,6 +81,8 @@ def trim_old(topic: Topic, log: Log, path: str, now: int) -> Iterator[str]:
         left -= disk
         before = end
     if before > first:
+        for place in places.values():
+            write_down(place)
         log.trim(before)
     cap = config.retention_max_bytes
     oldest = next((end for end in following if end > before), None)
@@ -119,6 +119,17 @@ def passed(path: str, log: Log, topic_id: int) -> int:
         if commit is not None:
             return commit.offset
     return 0
+
+
+def write_down(path: str) -> None:
+    """What a group was found to have passed is on disk before the records go: a power cut must not bring back a commit that needs
+    them."""
+    with told(path, "put the commits of a group on disk"), suppress(FileNotFoundError):
+        fd = os.open(path, os.O_RDWR | O_BINARY)
+        try:
+            sync_data(fd)
+        finally:
+            os.close(fd)
 
 
 # ---- compaction -----------------------------------------------------------------------------------

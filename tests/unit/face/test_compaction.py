@@ -1,5 +1,6 @@
 """Topics that are compacted: by hand, by upkeep, while others read; and a real stream, the history of this very project."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -178,16 +179,14 @@ def test_threads_send_and_read_while_it_runs(store):
 # -- a real stream ----------------------------------------------------------------------------------------------------
 
 
-def git(*arguments):
-    try:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return b""
+def git(*arguments, at=ROOT):
+    return subprocess.run(["git", *arguments], cwd=at, capture_output=True, check=True).stdout
 
 
-def history():
+def history(repository):
     """Each change of each commit, the oldest first: (path, blob id), or (path, None) when it was deleted."""
-    said = git("log", "--reverse", "--first-parent", "-m", "--raw", "--no-renames", "--no-abbrev", "-z", "--format=")
+    what = ("--reverse", "--first-parent", "-m", "--root", "--raw", "--no-renames", "--no-abbrev", "-z", "--format=")
+    said = git("log", *what, at=repository)
     fields = iter(said.lstrip(b"\n").split(b"\0"))
     for field in fields:
         if field.lstrip(b"\n").startswith(b":"):
@@ -195,26 +194,71 @@ def history():
             yield next(fields), None if status == b"D" else blob
 
 
-@pytest.mark.skipif(
-    not git("rev-parse", "HEAD") or git("rev-parse", "--is-shallow-repository").strip() != b"false",
-    reason="there is no git history here",
-)
-def test_the_history_of_this_project_compacted_is_its_tree(store):
+def ls_tree(repository):
+    lines = [line.split(b"\t", 1) for line in git("ls-tree", "-r", "-z", "HEAD", at=repository).split(b"\0") if line]
+    return {path: about.split()[2] for about, path in lines}
+
+
+def made(folder, rng):
+    """A repository with files that come, change, go and come again, in folders that do so too, and a merge."""
+    stream, there = [b"feature done\n"], set()
+    for number in range(300):
+        stream.append(b"commit refs/heads/main\nmark :%d\n" % (number + 1))
+        stream.append(b"committer A <a@b> %d +0000\ndata 1\nx\n" % (1_700_000_000 + number))
+        if number == 200:
+            stream.append(b"from :%d\nmerge :%d\n" % (number, number // 2))
+        for _ in range(rng.randint(1, 4)):
+            path = b"%s/%d/file %d" % (rng.choice([b"a", b"\xc3\xa4"]), rng.randrange(4), rng.randrange(12))
+            if path in there and rng.random() < 0.4:
+                there.discard(path)
+                stream.append(b"D %s\n" % path)
+            else:
+                there.add(path)
+                content = b"%d" % rng.randrange(10**6)
+                stream.append(b"M 100644 inline %s\ndata %d\n%s\n" % (path, len(content), content))
+    stream.append(b"done\n")
+    repository = folder / "repository"
+    repository.mkdir()
+    git("init", "-q", "--bare", at=repository)
+    subprocess.run(["git", "fast-import", "--quiet"], cwd=repository, input=b"".join(stream), check=True)
+    git("symbolic-ref", "HEAD", "refs/heads/main", at=repository)
+    return repository
+
+
+def hold(store, repository):
+    """The stream, compacted now and then, is the tree; by every way of looking at it."""
     files = store.topic("files", compact=True, tombstone_grace=0, partitions=2)
     count = 0
-    for path, blob in history():
+    for path, blob in history(repository):
         files.send(blob, key=path)
         count += 1
-        if count % 500 == 0:
+        if count % 100 == 0:
             files.compact()
-    said = files.compact()
-    tree = dict(line.split(b"\t", 1)[::-1] for line in git("ls-tree", "-r", "-z", "HEAD").split(b"\0") if line)
-    tree = {path: about.split()[2] for path, about in tree.items()}
-    assert said.finished and count > len(tree) > 50
+    said, tree = files.compact(), ls_tree(repository)
+    assert said.finished and count > len(tree) > 20
     records = list(files.read())
     assert {r.key: r.value for r in records if r.value is not None} == tree
     assert len(records) <= len(tree) + 2  # the last record of a partition stays, even if it is a tombstone
     with files.table() as table:
         assert dict(table) == tree
-    for path in list(tree)[:20]:
-        assert files.latest(path).value == tree[path]
+    assert all(files.latest(path).value == blob for path, blob in list(tree.items())[:20])
+    assert store.verify() == []
+
+
+needs_git = pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+
+
+@needs_git
+def test_the_history_of_a_repository_compacted_is_its_tree(store, tmp_path, rng):
+    hold(store, made(tmp_path, rng))
+
+
+@needs_git
+def test_the_history_of_this_project_compacted_is_its_tree(store):
+    try:
+        whole = git("rev-parse", "--is-shallow-repository").strip() == b"false" and git("ls-tree", "HEAD", "src/engine")
+    except subprocess.CalledProcessError:
+        whole = False
+    if not whole:
+        pytest.skip("this is no clone of the project, or one without its history")
+    hold(store, ROOT)

@@ -128,6 +128,34 @@ def test_what_a_group_has_not_passed_waits_for_it(store, clock):
     assert store.statistics().warnings == ()
 
 
+def test_what_a_member_received_and_did_not_commit_waits(store, clock):
+    events = store.topic("events", retention=1, keep_for_groups=["billing"])
+    send(events)
+    clock.advance(60)
+    with events.consumer("billing") as billing:
+        while billing.receive(timeout=0):
+            pass
+        store.upkeep()
+        assert billing.position(0) == 400 and billing.committed(0) is None
+        assert events.first_offset() == 0
+        billing.seek(0, 150)
+        read_and_commit(billing, 20)
+        store.upkeep()
+        assert 70 < events.first_offset() <= 170
+
+
+def test_a_commit_is_on_disk_before_what_it_lets_go_of_goes(store, monkeypatch):
+    events = store.topic("events", keep_for_groups=["billing"])
+    send(events)
+    synced = []
+    monkeypatch.setattr("seglog.upkeep.sync_data", lambda fd: synced.append((os.fstat(fd).st_ino, events.first_offset())))
+    with events.consumer("billing") as billing:
+        read_and_commit(billing, 300)
+        store.upkeep()
+        assert synced == [(os.stat(os.path.join(store.path, "groups", "billing", "events.positions")).st_ino, 0)]
+        assert events.first_offset() > 200
+
+
 def test_without_a_limit_what_all_groups_have_passed_goes(store):
     events = store.topic("events", keep_for_groups=("billing",))
     send(events)
@@ -156,6 +184,17 @@ def test_over_the_hard_cap_it_goes_all_the_same_and_that_is_told_before_and_afte
         assert any("were deleted unread" in warning for warning in store.statistics().warnings)
         del billing
     assert store.statistics().topics["events"].disk_bytes < 1_000_000 + KIB64
+
+
+def test_a_group_that_nobody_is_in_yet_is_waited_for_up_to_the_cap(store):
+    events = store.topic("events", keep_for_groups=("billing",), retention_max_bytes=500_000)
+    send(events, 400)
+    store.upkeep()
+    assert events.first_offset() == 0
+    send(events, 600)
+    store.upkeep()
+    assert events.first_offset() > 400
+    assert any("were deleted unread" in warning for warning in store.statistics().warnings)
 
 
 def test_a_topic_made_anew_does_not_inherit_what_a_group_had_passed(store):
