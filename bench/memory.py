@@ -33,7 +33,7 @@ def anonymous_bytes(pid: int) -> int:
 
 
 def peak_of(*arguments: str, program: str = __file__) -> tuple[int, int, str]:
-    """Runs this file, or `program`, as a child, which says "ready", waits, works, says what it did: (before, peak, what it said)."""
+    """Runs this file, or `program`, as a child: it says "ready", waits, works, says what it did. (before, peak, what it said)."""
     command = [sys.executable, program, *arguments]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # numpy's threads have memory of their own
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:

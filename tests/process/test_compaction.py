@@ -1,5 +1,6 @@
 """Others read, write and compact while one compacts: nobody misses a live record, and nobody sees one that never was."""
 
+import gc
 import os
 import random
 import sys
@@ -119,3 +120,30 @@ def test_readers_and_writers_in_other_processes_are_not_disturbed(memory, rng):
         assert log.verify() == []
         assert log.losses == ()
     assert count > KEYS
+
+
+def compact_and_trim(path):
+    with opened(path) as log:
+        log.close_segment()
+        assert compact(log)["records_removed"] > 0
+        first = log.trim(log.next_offset)
+        log.close_segment()
+        return first, len(log.segments())
+
+
+def test_arrays_outlive_the_compaction_and_the_trim_of_another_process_and_the_log_itself(memory, rng):
+    path = str(memory / "log")
+    opened(path).close()
+    write_numbers(path, rng.getrandbits(32), 5000)
+    log = opened(path)
+    batches = list(log.batches(max_records=700))
+    held = [(batch.values.data, batch.keys.data, batch.offsets) for batch in batches]
+    copies = [tuple(array.tobytes() for array in arrays) for arrays in held]
+    lists = [batch.values.tolist() for batch in batches]
+    assert Child(compact_and_trim, path).answer(60) == (5000, 1)
+    assert log.first_offset == 5000
+    log.close()
+    del log
+    gc.collect()
+    assert [tuple(array.tobytes() for array in arrays) for arrays in held] == copies
+    assert [batch.values.tolist() for batch in batches] == lists
