@@ -19,7 +19,7 @@ from typing import Any
 import seglog
 from machine import Figure, free_gib, progress
 
-__all__ = ["measure"]
+__all__ = ["MIB", "done", "measure", "peak_of", "ready"]
 
 MIB = 2**20
 SPARE_GIB = 3.0  # of disk that stays free
@@ -32,9 +32,9 @@ def anonymous_bytes(pid: int) -> int:
     return 0
 
 
-def peak_of(*arguments: str) -> tuple[int, int, str]:
-    """Runs this file as a child, which says "ready", waits, works, and says what it did: (before, peak, what it said)."""
-    command = [sys.executable, __file__, *arguments]
+def peak_of(*arguments: str, program: str = __file__) -> tuple[int, int, str]:
+    """Runs this file, or `program`, as a child: it says "ready", waits, works, says what it did. (before, peak, what it said)."""
+    command = [sys.executable, program, *arguments]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # numpy's threads have memory of their own
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stdin is not None

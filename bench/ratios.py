@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable
 
 import committing
+import compacting
 import contestants
 import growth
 import memory
@@ -112,6 +113,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, str], tuple[list[tuple[str, list[
     "sharing": sharing.measure,
     "groups": committing.measure,
     "transactions": transacting.measure,
+    "compaction": compacting.measure,
 }
 
 

@@ -62,4 +62,5 @@ cdef int64_t encode(
     Scratch scratch, Packed values, Packed keys, Packed headers, const int64_t *timestamps, int64_t now,
     const int32_t *select, int64_t start, int64_t stop, int64_t bytes_max, int64_t record_max,
 ) except -1
+cdef void seal_body(FrameHeader *h, int64_t body_length) noexcept nogil
 cdef int compress(Scratch scratch, int codec, object squeeze) except -1

@@ -41,6 +41,8 @@ cdef enum:
     MARK_SEALED = 1                     # end_position and end_offset are final
     MARK_CLEAN = 2                      # closed cleanly: nothing was ever appended behind durable_position
     MARK_UNSYNCED = 4                   # written with fsync="never": says nothing about what is on disk
+    MARK_COMPACTED = 8                  # holds of each key only what is kept, seen from its own end
+    MARK_MERGED = 16                    # written by a compaction: segments that begin below end_offset are in here
     SEGMENT_SPARSE = 1                  # not allocated: to be written by pwrite, never through the map
 
     # ---- index ----

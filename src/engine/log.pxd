@@ -32,6 +32,7 @@ cdef class Log(Tail):
     cdef list append_packed(
         self, Packed values, Packed keys, Packed headers, const int64_t *timestamps, const int32_t *select, int64_t n)
     cdef list current_bases(self)
+    cdef bint replaced(self, Segment segment) except -1
     cdef Segment segment(self, int64_t base)
     cdef int64_t end_of(self, list bases, Py_ssize_t i) except? -1
     cdef Index index_of(self, Segment segment, int64_t end_offset)
@@ -44,4 +45,5 @@ cdef class Log(Tail):
     cdef bint sealed_beyond(self, int64_t base, int64_t offset) except -1
     cdef bint set_aside(self, int64_t base, int64_t start, int64_t stop) except -1
     cdef int note(self, object loss) except -1
+    cdef list verify_segment(self, list bases, Py_ssize_t n, int64_t limit)
     cdef Batch collect(self, int64_t offset, int64_t stop, int64_t max_records, int64_t max_bytes)

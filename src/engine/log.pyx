@@ -29,7 +29,7 @@ from seglog.engine.frame cimport (
 )
 from seglog.engine.index cimport Index, build_index, open_index
 from seglog.engine.layout cimport (
-    CODEC_NONE, FIXED_STRIDE, FRAME_BYTES_MAX, FRAME_HEADER, FRAME_MAGIC, HAS_DELTAS, HAS_HEADERS, HAS_KEYS, HAS_NULLS, HAS_TIMESTAMPS, INDEX_SEALED, MARK_SEALED,
+    CODEC_NONE, FIXED_STRIDE, FRAME_BYTES_MAX, FRAME_HEADER, FRAME_MAGIC, HAS_DELTAS, HAS_HEADERS, HAS_KEYS, HAS_NULLS, HAS_TIMESTAMPS, INDEX_SEALED, LOWEST, MARK_SEALED,
     SEGMENT_BYTES_MAX, SEGMENT_HEADER, FrameHeader, Mark, align8, frame_length, next_offset_of,
 )
 from seglog.engine.liveness cimport Liveness
@@ -86,6 +86,18 @@ cdef void build_one(
         at += size
     h.body_length = <uint32_t>at
     h.body_hash = xxh3_64(body, at)
+
+
+cdef uint32_t first_delta(const int32_t *deltas, uint32_t n, int64_t wanted) noexcept nogil:
+    """The first of n rising deltas that is `wanted` or more; n when there is none."""
+    cdef uint32_t low = 0, high = n, middle
+    while low < high:
+        middle = low + ((high - low) >> 1)
+        if deltas[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 cdef class Log(Tail):
@@ -286,7 +298,8 @@ cdef class Log(Tail):
         # A segment made but not switched to yet is nobody's business.
         bases = [b for b in list_bases(self.path) if b <= active]
         for base in list(self.open_segments):
-            if base >= last or base not in bases:
+            # And so may one that was compacted.
+            if base >= last or base not in bases or self.replaced(self.open_segments.get(base)):
                 self.open_segments.pop(base, None)
                 self.indexes.pop(base, None)
                 self.survivors.pop(base, None)
@@ -294,6 +307,14 @@ cdef class Log(Tail):
         # number. So the two are put down together, at the end, with nothing between them that could let another thread in.
         self.bases, self.bases_version = bases, version
         return bases
+
+    cdef bint replaced(self, Segment segment) except -1:
+        """Whether the file of a segment that is mapped is gone, or another one has its name. The map keeps its inode from being
+        used again."""
+        try:
+            return segment is None or <uint64_t>os.stat(segment.path).st_ino != segment.inode
+        except OSError:
+            return True
 
     cdef Segment segment(self, int64_t base):
         """A segment mapped for reading. Raises FileNotFoundError when it was trimmed away meanwhile."""
@@ -335,7 +356,9 @@ cdef class Log(Tail):
         if index is not None and index.header.salt == segment.salt:
             return index            # the one being written
         index = self.indexes.get(segment.base_offset)
-        if index is None:
+        # Not of the file that stood under this name before, nor for an end that was another one's beginning.
+        if index is None or index.header.salt != segment.salt or (
+                index.header.flags & INDEX_SEALED and index.header.end_offset != end_offset):
             index = open_index(segment, self.boot, end_offset)
             if index is None:
                 index = build_index(segment, segment.size, end_offset, segment.base_offset != self.w.active_base)
@@ -418,6 +441,7 @@ cdef class Log(Tail):
         cdef bytes expanded
         cdef int code, tries = 0
         cdef uint32_t skip
+        cdef bint whole
         while offset < stop:
             bases = self.current_bases()
             i = bisect.bisect_right(bases, offset) - 1
@@ -502,6 +526,12 @@ cdef class Log(Tail):
                         raise UnsupportedFormat(
                             f"{segment.path} holds a frame at {position:,} of a kind that this version does not know. Nothing "
                             "was changed; use a newer seglog.", path=segment.path, found=-1, supported=1)
+                    if tries < 100 and self.replaced(segment):
+                        # Another thread opened it a moment before compaction put another one in its place, and is late in saying so.
+                        tries += 1
+                        self.open_segments.pop(segment.base_offset, None)
+                        self.bases_version, expected = -1, offset
+                        break
                     next_position = self.corrupt(segment, position, expected, end, &resume)
                     if resume <= offset or resume == expected:
                         # The damage lies wholly before what was asked, or a misplaced write moved the frame.
@@ -529,8 +559,10 @@ cdef class Log(Tail):
                     if c.deltas == NULL:
                         skip = <uint32_t>(offset - h.base_offset)
                     else:
-                        while c.base_offset + c.deltas[skip] < offset:
-                            skip += 1
+                        skip = first_delta(c.deltas, h.count, offset - h.base_offset)
+                        if skip == h.count:             # nothing of it is left from there on
+                            position, expected = next_position, next_offset
+                            continue
                 if count == 0:
                     batch = Batch.__new__(Batch)
                     batch.mapping, batch.expanded = segment.mapping, expanded
@@ -542,20 +574,24 @@ cdef class Log(Tail):
                     batch.epoch = h.epoch
                     batch.first_offset = h.base_offset + (c.deltas[skip] if c.deltas != NULL else skip)
                 first = h.count - skip
-                if next_offset > limit or first > max_records - count:
+                whole = next_offset <= limit and first <= max_records - count
+                if not whole:
                     # The batch ends inside this frame.
                     first = 0
                     while skip + first < h.count and first < max_records - count and \
                             h.base_offset + (c.deltas[skip + first] if c.deltas != NULL else skip + first) < limit:
                         first += 1
-                    if first == 0:          # what is left of it lies at `stop` or behind
-                        return batch if count else None
+                    if first == 0:          # what is left of it lies at the limit or behind
+                        if count:
+                            return batch
+                        expected = limit        # the end of a segment whose records a compaction also wrote into this one, or `stop`
+                        break
                     next_offset = h.base_offset + (c.deltas[skip + first - 1] if c.deltas != NULL else skip + first - 1) + 1
                 count += first
                 batch.count = count
                 batch.end = next_position
                 batch.next_offset = next_offset
-                if count >= max_records or next_offset < h.base_offset + h.count or h.codec != CODEC_NONE:
+                if count >= max_records or not whole or h.codec != CODEC_NONE:
                     return batch
                 position, expected = next_position, next_offset
             if count:
@@ -595,8 +631,9 @@ cdef class Log(Tail):
         """
         if self.shut:
             self.check_state()
-        cdef int64_t limit = platform.load_i64(&self.w.next_offset), at = to_offset(offset), until = to_offset(stop)
+        cdef int64_t limit = platform.load_i64(&self.w.next_offset), at = to_offset(offset), until = to_offset(stop), before
         cdef int64_t records = to_offset(max_records), size = to_offset(max_bytes)
+        cdef Batch batch
         if at < platform.load_i64(&self.w.first_offset) or at > limit:
             self._out_of_range(offset)
         if records < 1 or size < 1:
@@ -607,7 +644,17 @@ cdef class Log(Tail):
             limit = min(limit, until)
         if at == limit and platform.load_u32(&self.w.pending):
             self.finish()           # whoever comes next sees it
-        return self.collect(at, limit, records, size)
+        batch = self.collect(at, limit, records, size)
+        while batch is None and at < limit:
+            # All of that was compacted away, for the sake of records that came after the look at the watermark.
+            before = limit
+            limit = platform.load_i64(&self.w.durable_offset if durable else &self.w.next_offset)
+            if until >= 0:
+                limit = min(limit, until)
+            if limit <= before:
+                break
+            batch = self.collect(at, limit, records, size)
+        return batch
 
     def record(self, offset):
         """The record at `offset`. Raises OffsetOutOfRange when there is none. Checks the hash of the frame it lies in."""
@@ -740,65 +787,114 @@ cdef class Log(Tail):
         """Check every hash of every frame; the losses found. Reads by pread, changes nothing, goes on after each finding."""
         if self.shut:
             self.check_state()
-        cdef list losses = [], bases
+        cdef list losses = [], bases, found
+        # Taken before the list: what is below lies in segments that it names, or that replaced them.
+        cdef int64_t limit = platform.load_i64(&self.w.next_offset), at = -1, version
+        cdef int tries = 0
+        self.bases_version = -1
+        while True:
+            bases = self.current_bases()
+            n = bisect.bisect_right(bases, at)
+            if n == len(bases) or (bases[n] >= limit and n > 0):
+                break
+            try:
+                found = self.verify_segment(bases, n, limit)
+            except FileNotFoundError:
+                found = None
+            if found is None and tries < 100:       # trimmed, or compacted, in the middle: look again
+                tries += 1
+                self.bases_version = -1
+                continue
+            losses.extend(found or ())
+            at = bases[n]
+        while True:
+            version = platform.load_i64(&self.w.segments)
+            found = missing_segments(self.path, bases, self.first_offset)
+            if not found or version == platform.load_i64(&self.w.segments):
+                break
+            bases = self.current_bases()
+        losses.extend(found)
+        if bases and bases[0] > self.first_offset:
+            losses.append(Loss("missing", self.path, 0, self.first_offset, bases[0], 0, "the first segment files are gone"))
+        return losses
+
+    cdef list verify_segment(self, list bases, Py_ssize_t n, int64_t limit):
+        """What is lost in one segment; None when another file took its place meanwhile."""
+        cdef list losses = []
         cdef Segment segment
         cdef Scanner scan
         cdef int code
         cdef int64_t end, found, following
-        self.bases_version = -1
-        bases = self.current_bases()
-        for n in range(len(bases)):
-            path = os.path.join(self.path, segment_name(bases[n]))
-            try:
-                end = self.end_of(bases, n)
-                segment = open_segment(path, False, False)
-            except FileNotFoundError:
+        path = os.path.join(self.path, segment_name(bases[n]))
+        try:
+            end = self.end_of(bases, n) if n + 1 < len(bases) else limit
+            segment = open_segment(path, False, False)
+        except CorruptSegment as error:
+            return [Loss("corrupt", path, 0, bases[n], bases[n + 1] if n + 1 < len(bases) else -1, os.path.getsize(path), str(error))]
+        scan = Scanner(segment, SEGMENT_HEADER, segment.base_offset)
+        while scan.offset < end:
+            PyErr_CheckSignals()
+            code = scan.step()
+            if code == FRAME_OK:
                 continue
-            except CorruptSegment as error:
-                losses.append(Loss("corrupt", path, 0, bases[n], bases[n + 1] if n + 1 < len(bases) else -1,
-                                   os.path.getsize(path), str(error)))
-                continue
-            scan = Scanner(segment, SEGMENT_HEADER, segment.base_offset)
-            while scan.offset < end:
-                PyErr_CheckSignals()
-                code = scan.step()
-                if code == FRAME_OK:
-                    continue
-                found = scan.resync(scan.position, scan.offset + 1)
-                following = end
-                if found >= 0:
-                    following = (<const FrameHeader *>scan.need(found, FRAME_HEADER)).base_offset
-                    if following >= end:
-                        found, following = -1, end
-                if following > self.first_offset:       # else a trimmed file whose unlink was not on disk
-                    losses.append(Loss("corrupt", path, scan.position, scan.offset, following,
-                                       (found if found >= 0 else segment.size) - scan.position, why(code)))
-                if found < 0:
-                    break
-                scan.position, scan.offset = found, following
-        losses.extend(missing_segments(self.path, bases, self.first_offset))
-        if bases and bases[0] > self.first_offset:
-            losses.append(Loss("missing", self.path, 0, self.first_offset, bases[0], 0, "the first segment files are gone"))
+            if self.replaced(segment):
+                return None
+            found = scan.resync(scan.position, scan.offset + 1)
+            following = end
+            if found >= 0:
+                following = (<const FrameHeader *>scan.need(found, FRAME_HEADER)).base_offset
+                if following >= end:
+                    found, following = -1, end
+            if following > self.first_offset:       # else a trimmed file whose unlink was not on disk
+                losses.append(Loss("corrupt", path, scan.position, scan.offset, following,
+                                   (found if found >= 0 else segment.size) - scan.position, why(code)))
+            if found < 0:
+                break
+            scan.position, scan.offset = found, following
         return losses
+
+    def segments(self):
+        """The segment files, in order: (base offset, size, bytes on disk) of each; the last one is being written. A `stat` each."""
+        if self.shut:
+            self.check_state()
+        cdef list found = []
+        for base in self.current_bases():
+            path = os.path.join(self.path, segment_name(base))
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                continue            # trimmed meanwhile
+            except OSError as error:
+                raise os_error(-error.errno, "cannot look at", path) from error
+            found.append((base, status.st_size, getattr(status, "st_blocks", -(-status.st_size // 512)) * 512))
+        return found
+
+    def newest_timestamp(self, base):
+        """The highest timestamp (µs) of the segment that begins with offset `base`; None when it cannot be told: it is being
+        written, empty, damaged or gone. A look at its index."""
+        if self.shut:
+            self.check_state()
+        cdef list bases = self.current_bases()
+        cdef Index index
+        if base not in bases or base >= self.w.active_base:
+            return None
+        n = bases.index(base)
+        try:
+            index = self.index_of(self.segment(base), self.end_of(bases, n))
+        except (FileNotFoundError, CorruptSegment):
+            return None
+        if not index.header.flags & INDEX_SEALED or index.header.max_timestamp == LOWEST:
+            return None
+        return index.header.max_timestamp
 
     def statistics(self):
         """Numbers about the partition, as a dict: offsets, segments, bytes on disk (allocated blocks), epoch."""
         if self.shut:
             self.check_state()
-        size = disk = 0
-        bases = self.current_bases()
-        for base in bases:
-            try:
-                status = os.stat(os.path.join(self.path, segment_name(base)))
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise os_error(-error.errno, "cannot look at", os.path.join(self.path, segment_name(base))) from error
-            size += status.st_size
-            disk += getattr(status, "st_blocks", -(-status.st_size // 512)) * 512
+        files = self.segments()
         return {
             "first_offset": self.first_offset, "next_offset": self.next_offset, "durable_offset": self.durable_offset,
-            "segments": len(bases), "size_bytes": size, "disk_bytes": disk,
+            "segments": len(files), "size_bytes": sum(size for _, size, _ in files), "disk_bytes": sum(disk for _, _, disk in files),
             "tail_position": self.w.tail_position, "active_base": self.w.active_base,
             "epoch": self.w.epoch,
         }

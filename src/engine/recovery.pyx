@@ -22,7 +22,7 @@ from seglog.engine.layout cimport (
     SEGMENT_HEADER, SHARED_BYTES, SHARED_FAILED, SHARED_MAGIC, SHARED_READY, SHARED_VERSION, FrameHeader, Mark, SegmentHeader,
     SharedWords, frame_length,
 )
-from seglog.engine.segment cimport Scanner, Segment, create_segment, list_bases, open_segment, remove_segment
+from seglog.engine.segment cimport Scanner, Segment, create_segment, list_bases, open_segment, remove_segment, superseded_bases
 
 from seglog.engine.errors import CorruptSegment, UnsupportedFormat, os_error
 from seglog.engine.losses import Loss, write_losses
@@ -66,6 +66,11 @@ cdef tuple recover(
     # The process before may have died between a rename and its sync.
     sync_directory(path)
     bases = list_bases(path)
+    for base in superseded_bases(path, bases):
+        # A compaction wrote their records into the segment before, which was on disk by its name before one of them went.
+        remove_segment(path, base)
+        bases.remove(base)
+        platform.failpoint("recover.superseded")
     memset(&mark, 0, sizeof(Mark))
     while bases:
         file = os.path.join(path, segment_name(bases[-1]))

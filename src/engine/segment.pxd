@@ -10,6 +10,7 @@ cdef class Segment:
     cdef SegmentHeader header       # a copy
     cdef readonly int64_t base_offset
     cdef readonly int64_t size      # of the file and of the map: less than the capacity when it was cut short
+    cdef uint64_t inode             # of the file: compaction puts another one under its name
     cdef uint64_t salt
     cdef Mapping mapping
     cdef char *data                 # of the map
@@ -54,6 +55,7 @@ cdef class Scanner:                 # frames of a file, by pread
     cdef bint blank(self, int64_t position) except -1
 
 
+cdef void first_page(char *page, SegmentHeader *header, const Mark *mark) noexcept nogil
 cdef Segment create_segment(
     str directory, SegmentHeader *header, const Mark *mark, bint by_pwrite, bint sync
 )
@@ -62,4 +64,5 @@ cdef Survivors find_survivors(Segment segment, int64_t stop)
 cdef bint is_segment_name(str name)
 cdef list list_bases(str path)
 cdef int open_file(str path, int flags) except -1
+cdef list superseded_bases(str path, list bases)
 cdef int remove_segment(str directory, int64_t base) except -1

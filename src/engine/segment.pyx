@@ -33,7 +33,7 @@ from seglog.engine.frame cimport (
     columns_parse, frame_check,
 )
 from seglog.engine.layout cimport (
-    CODEC_NONE, FRAME_HEADER, FRAME_MAGIC, LOWEST, MARK_A, MARK_B, MARK_CLEAN, MARK_SEALED, MARK_UNSYNCED, SEGMENT_COPY, SEGMENT_HEADER, SEGMENT_MAGIC, SEGMENT_VERSION,
+    CODEC_NONE, FRAME_HEADER, FRAME_MAGIC, LOWEST, MARK_A, MARK_B, MARK_CLEAN, MARK_MERGED, MARK_SEALED, MARK_UNSYNCED, SEGMENT_COPY, SEGMENT_HEADER, SEGMENT_MAGIC, SEGMENT_VERSION,
     SEGMENT_SPARSE, FrameHeader, Mark, SegmentHeader, frame_length, next_offset_of,
 )
 from seglog.engine.mapping cimport map_fd
@@ -87,6 +87,27 @@ cdef list list_bases(str path):
         raise os_error(-error.errno, "cannot list", path) from error
     bases.sort()
     return bases
+
+
+cdef list superseded_bases(str path, list bases):
+    """Those of `bases` whose records a compaction wrote into the segment before: they lie below its sealed end.
+
+    Opens every segment. A process that was killed in a compaction, or a power cut, leaves such files.
+    """
+    cdef list found = []
+    cdef Segment segment, merged = None
+    cdef Mark mark
+    cdef int64_t end = -1
+    for base in bases:
+        try:
+            segment = open_segment(os.path.join(path, segment_name(base)), False, False)
+        except (CorruptSegment, FileNotFoundError):
+            continue
+        if merged is not None and base < end and segment.header.partition_id == merged.header.partition_id:
+            found.append(base)
+        elif segment.read_mark(&mark) and mark.flags & MARK_MERGED and mark.flags & MARK_SEALED:
+            merged, end = segment, mark.end_offset
+    return found
 
 
 cdef bint is_file(object entry) except -1:
@@ -223,6 +244,19 @@ cdef void seal_header(SegmentHeader *header) noexcept nogil:
     header.header_hash = xxh3_64(header, HEADER_HASHED)
 
 
+cdef void first_page(char *page, SegmentHeader *header, const Mark *mark) noexcept nogil:
+    """The first 4096 bytes of a new segment: the header, but for its magic, version and hash filled by the caller, twice, and its
+    first mark."""
+    cdef Mark first = mark[0]
+    seal_header(header)
+    memset(page, 0, SEGMENT_HEADER)
+    memcpy(page, header, sizeof(SegmentHeader))
+    memcpy(page + SEGMENT_COPY, header, sizeof(SegmentHeader))
+    first.sequence = 1
+    first.hash = xxh3_64_seed(&first, MARK_HASHED, header.salt)
+    memcpy(page + MARK_A, &first, sizeof(Mark))
+
+
 cdef Segment create_segment(str directory, SegmentHeader *header, const Mark *mark, bint by_pwrite, bint sync):
     """Make a segment: temporary name, allocate, header, sync, rename, sync the directory. Opened for writing.
 
@@ -236,7 +270,6 @@ cdef Segment create_segment(str directory, SegmentHeader *header, const Mark *ma
     cdef int64_t capacity = header.capacity
     cdef bint named = False, alone = not os.path.exists(name)
     cdef int fd
-    cdef Mark first
     try:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
     except OSError as error:
@@ -253,14 +286,7 @@ cdef Segment create_segment(str directory, SegmentHeader *header, const Mark *ma
             os.ftruncate(fd, capacity)
             header.flags |= SEGMENT_SPARSE
         header.salt = <uint64_t>int.from_bytes(os.urandom(8), "little")
-        seal_header(header)
-        memset(page, 0, sizeof(page))
-        memcpy(page, header, sizeof(SegmentHeader))
-        memcpy(page + SEGMENT_COPY, header, sizeof(SegmentHeader))
-        first = mark[0]
-        first.sequence = 1
-        first.hash = xxh3_64_seed(&first, MARK_HASHED, header.salt)
-        memcpy(page + MARK_A, &first, sizeof(Mark))
+        first_page(page, header, mark)
         with nogil:
             rc = platform.pwrite_all(fd, page, SEGMENT_HEADER, 0)
             if rc == 0 and sync:
@@ -328,7 +354,8 @@ cdef Segment open_segment(str path, bint writable, bint by_pwrite):
         s.salt = header.salt
         # Touching a page behind the end of the file would be a signal: map what is there, and no more.
         try:
-            s.size = min(<int64_t>os.fstat(fd).st_size, header.capacity)
+            status = os.fstat(fd)
+            s.size, s.inode = min(<int64_t>status.st_size, header.capacity), <uint64_t>status.st_ino
         except OSError as error:
             raise os_error(-error.errno, "cannot look at", path) from error
         s.by_pwrite = by_pwrite or header.flags & SEGMENT_SPARSE
@@ -468,7 +495,7 @@ def describe_segment(path):
                 "sequence": mark.sequence, "durable_position": mark.durable_position, "durable_offset": mark.durable_offset,
                 "start_offset": mark.start_offset, "end_position": mark.end_position, "end_offset": mark.end_offset,
                 "sealed": bool(mark.flags & MARK_SEALED), "clean": bool(mark.flags & MARK_CLEAN),
-                "unsynced": bool(mark.flags & MARK_UNSYNCED), "epoch": mark.epoch,
+                "unsynced": bool(mark.flags & MARK_UNSYNCED), "merged": bool(mark.flags & MARK_MERGED), "epoch": mark.epoch,
             })
     return {
         "size": size, "copies": copies, "marks": tuple(marks),

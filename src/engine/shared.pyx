@@ -53,6 +53,9 @@ cdef class Shared:
                     platform.store_u32(&w.lock_wanted, 1)
                     platform.fence()
                     platform.wait_u32(&w.lock, holder, nap)
+                    # At once, and not only when the GIL was had again: whoever unlocked may have it, and lock anew.
+                    if platform.load_u32(&w.lock) == 0 and platform.cas_u32(&w.lock, 0, me):
+                        got = 1
             if got:
                 # Others may sleep whose wish the last unlock took down: ask for a wake on their behalf.
                 platform.store_u32(&w.lock_wanted, 1)

@@ -805,6 +805,20 @@ cdef class Tail:
             finally:
                 self.shared.unlock()
 
+    def close_segment(self):
+        """Go on in a new segment, unless the one being written holds no record: what is in it can be compacted or trimmed then."""
+        cdef SharedWords *w
+        self.lock()
+        w = self.w
+        try:
+            self.check_state()
+            if w.next_offset > w.active_base:
+                if w.active_salt != self.salt or w.active_base != self.base:
+                    self.open_active()
+                self.roll(0, 0)
+        finally:
+            self.shared.unlock()
+
     # ---- trimming, closing, telling ---------------------------------------------------------------------------
 
     def trim(self, before):
@@ -922,7 +936,7 @@ cdef class Tail:
         shared.ring()
         self.close()
         for name in os.listdir(self.path):
-            if is_segment_name(name) or name.endswith((".idx", ".tmp", ".bad")) or name in ("shm", "tail.shm", "losses"):
+            if is_segment_name(name) or name.endswith((".idx", ".tmp", ".bad")) or name in ("shm", "tail.shm", "losses", "compact.lock"):
                 os.unlink(os.path.join(self.path, name))
 
     def _out_of_range(self, offset):

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Literal, get_args
 
 from seglog.errors import ConfigError, UnsupportedFormat
+from seglog.names import check_name
 
 __all__ = [
     "Codec",
@@ -40,6 +41,7 @@ SECONDS_MAX = 1e8  # three years: beyond it, somebody meant another unit
 PARTITIONS_MAX = 4096  # each is a directory, a map and a few descriptors in every process that opens it
 SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX = 64 * KIB, 2 * GIB  # positions inside a segment are 32-bit in its index
 BATCH_BYTES_MIN, BATCH_BYTES_MAX = 4 * KIB, 64 * MIB
+COMPACT_KEEP_MAX = 1000  # each takes 8 bytes a key while compacting
 RECORD_BYTES_MAX = 512 * MIB  # lengths inside a frame are 32-bit and signed
 
 
@@ -121,6 +123,53 @@ class TopicConfig:
     """Bytes at which `send_many` closes a frame and begins the next: what a flipped bit costs at most, against a
     header of 64 bytes per frame."""
 
+    retention: float | None = None
+    """Seconds that records are kept, by their timestamps: a full segment goes when its newest record is older. Segments are
+    closed at this age too, so that those of a quiet topic go as well. None, the default: age alone deletes nothing."""
+
+    retention_bytes: int | None = None
+    """Bytes on disk, per partition, that are kept: the oldest segment goes while that much remains without it. So a partition has
+    at most this much, and one segment more. None: size deletes nothing."""
+
+    retention_records: int | None = None
+    """How many offsets of a partition are kept, in the same way: at least that many. None: their number deletes nothing."""
+
+    keep_for_groups: tuple[str, ...] = ()
+    """Groups that must have passed a record before it goes; one that never committed has passed nothing. With one of the limits
+    above, what is over the limit waits for these groups; without any, what all of them have passed goes at once."""
+
+    retention_max_bytes: int | None = None
+    """Bytes on disk, per partition, above which the oldest segment goes whatever `keep_for_groups` says: a group that stands still
+    must not fill the disk. statistics().warnings tells from 80 % on. None, the default: groups hold what they have not read."""
+
+    compact: bool = False
+    """Whether of each key only the last records stay (see `compact_keep`), once their segment is closed. A record with a
+    null value, a tombstone, deletes its key. Records without a key stay. Off: records are history, and history is not
+    to be rewritten."""
+
+    compact_keep: int = 1
+    """How many of the last records of a key stay. One is a table; more are its recent past. A tombstone counts as one,
+    and ends what is before it."""
+
+    compact_min_lag: float = 0.0
+    """Seconds for which compaction removes no record: who is at most this far behind sees every one. A closed segment
+    with a younger timestamp is left alone, and so are all after it."""
+
+    compact_max_lag: float | None = None
+    """Seconds after which a segment is closed, and compacted, however little there is to gain: a bound on how long a deleted value
+    can still be read. None: only `compact_dirty_ratio` decides."""
+
+    compact_dirty_ratio: float = 0.5
+    """The share of the closed segments' bytes that must be new since the last time before upkeep compacts again. Less compacts
+    more often, and writes more: at 0.5 each byte is rewritten about twice."""
+
+    tombstone_grace: float = 86400.0
+    """Seconds that a tombstone stays after its segment was closed. A reader that builds a table and takes longer than
+    this to come by may never see that the key was deleted. A day, as in Kafka."""
+
+    compact_memory: int = 128 * MIB
+    """Bytes for remembering keys while compacting, 40 a key. With more keys than fit the log is gone through several times."""
+
     def __post_init__(self) -> None:
         integer("partitions", self.partitions, 1, PARTITIONS_MAX)
         integer("segment_bytes", self.segment_bytes, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
@@ -130,6 +179,41 @@ class TopicConfig:
         choice("partitioner", self.partitioner, get_args(Partitioner))
         integer("record_bytes_max", self.record_bytes_max, 1, RECORD_BYTES_MAX)
         integer("batch_bytes", self.batch_bytes, BATCH_BYTES_MIN, BATCH_BYTES_MAX)
+        for setting in ("retention", "compact_max_lag"):
+            if getattr(self, setting) is not None:
+                number(setting, getattr(self, setting), 0.001, SECONDS_MAX)
+        for setting in ("retention_bytes", "retention_records", "retention_max_bytes"):
+            if getattr(self, setting) is not None:
+                integer(setting, getattr(self, setting), 1, 1 << 62)
+        groups: object = self.keep_for_groups
+        if not isinstance(groups, tuple):
+            refuse("keep_for_groups", groups, "a tuple of group names")
+        for group in self.keep_for_groups:
+            check_name(group, "group")
+        flag("compact", self.compact)
+        integer("compact_keep", self.compact_keep, 1, COMPACT_KEEP_MAX)
+        number("compact_min_lag", self.compact_min_lag, 0.0, SECONDS_MAX)
+        if not isinstance(self.compact_dirty_ratio, float | int) or not 0.01 <= self.compact_dirty_ratio <= 1.0:
+            refuse("compact_dirty_ratio", self.compact_dirty_ratio, "a number from 0.01 to 1")
+        number("tombstone_grace", self.tombstone_grace, 0.0, SECONDS_MAX)
+        integer("compact_memory", self.compact_memory, 64 * KIB, 1 << 40)
+
+    @property
+    def close_at_age(self) -> float | None:
+        """Seconds after which a segment is closed: `segment_age`, or earlier where retention or compaction could not keep their
+        word otherwise."""
+        ages = [self.segment_age, self.retention, self.compact_max_lag if self.compact else None]
+        return min((age for age in ages if age is not None), default=None)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether upkeep may delete old records."""
+        return bool(self.limited or self.keep_for_groups or self.retention_max_bytes)
+
+    @property
+    def limited(self) -> bool:
+        """Whether age, size or number do."""
+        return any(limit is not None for limit in (self.retention, self.retention_bytes, self.retention_records))
 
     def to_json(self) -> dict[str, object]:
         """The settings as plain JSON values, for the topology log.
@@ -152,7 +236,8 @@ class TopicConfig:
                 found=unknown,
                 supported=sorted(known),
             )
-        return cls(**settings)  # type: ignore[arg-type]
+        lists = {setting: tuple(value) for setting, value in settings.items() if isinstance(value, list)}
+        return cls(**{**settings, **lists})  # type: ignore[arg-type]
 
     def differences(self, asked: Mapping[str, object]) -> dict[str, tuple[object, object]]:
         """setting -> (asked, existing), for each of `asked` that is otherwise here."""

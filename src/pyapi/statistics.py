@@ -70,6 +70,7 @@ class StoreStatistics:
     path: str
     topics: Mapping[str, TopicStatistics]
     upkeep_errors: tuple[str, ...] = ()  # what the background thread met, the latest last
+    warnings: tuple[str, ...] = ()  # what retention took, or will take, before a group has read it, the latest last
 
     @property
     def records(self) -> int:

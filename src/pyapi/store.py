@@ -23,6 +23,7 @@ import secrets
 import shutil
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -67,6 +68,8 @@ __all__ = ["Store", "open"]
 T = TypeVar("T")
 
 TOPIC = "topic"  # the kind, in the topology
+TIDY_INTERVAL = 1.0  # seconds from one look at what retention and compaction may take to the next
+WARNINGS_KEPT = 16
 
 _open: weakref.WeakSet[Store] = weakref.WeakSet()
 
@@ -156,6 +159,8 @@ class Store:
         self._topics: dict[str, Topic] = {}
         self._consumers: set[Consumer] = set()
         self._ticker: Ticker | None = None
+        self._tidier: Ticker | None = None  # a thread of its own: compacting takes long, and a sync must not wait for it
+        self._warnings: deque[str] = deque(maxlen=WARNINGS_KEPT)
         refuse_network(directory, config.allow_network)
         self.identity = establish(directory, create=create, clock=self.clock, timeout=config.lock_timeout)
         with told(directory, "open the store"):
@@ -189,6 +194,18 @@ class Store:
         partitioner: Partitioner | Callable[[bytes, int], int] | None = None,
         record_bytes_max: int | None = None,
         batch_bytes: int | None = None,
+        retention: float | timedelta | None = None,
+        retention_bytes: int | None = None,
+        retention_records: int | None = None,
+        keep_for_groups: Iterable[str] | None = None,
+        retention_max_bytes: int | None = None,
+        compact: bool | None = None,
+        compact_keep: int | None = None,
+        compact_min_lag: float | timedelta | None = None,
+        compact_max_lag: float | timedelta | None = None,
+        compact_dirty_ratio: float | None = None,
+        tombstone_grace: float | timedelta | None = None,
+        compact_memory: int | None = None,
     ) -> Topic:
         """The topic of that name: opened when it exists, created when it does not.
 
@@ -213,11 +230,23 @@ class Store:
         asked = given(
             partitions=partitions,
             segment_bytes=segment_bytes,
-            segment_age=None if segment_age is None else seconds(segment_age, "segment_age"),
+            segment_age=in_seconds(segment_age, "segment_age"),
             codec=codec,
             partitioner="custom" if callable(partitioner) else partitioner,
             record_bytes_max=record_bytes_max,
             batch_bytes=batch_bytes,
+            retention=in_seconds(retention, "retention"),
+            retention_bytes=retention_bytes,
+            retention_records=retention_records,
+            keep_for_groups=None if keep_for_groups is None else names_of(keep_for_groups),
+            retention_max_bytes=retention_max_bytes,
+            compact=compact,
+            compact_keep=compact_keep,
+            compact_min_lag=in_seconds(compact_min_lag, "compact_min_lag"),
+            compact_max_lag=in_seconds(compact_max_lag, "compact_max_lag"),
+            compact_dirty_ratio=compact_dirty_ratio,
+            tombstone_grace=in_seconds(tombstone_grace, "tombstone_grace"),
+            compact_memory=compact_memory,
         )
         wanted = TopicConfig(**({"segment_bytes": self.config.segment_bytes} | asked))
         with self._lock:
@@ -416,11 +445,11 @@ class Store:
             consumer.sync()
 
     def upkeep(self) -> None:
-        """What the background thread does at each interval, for programs that opened with `upkeep=False`: with
-        `fsync="interval"` sync what is new, and close segments that are old enough. Raises the first error after
-        having tried everything."""
+        """What the background threads do, for programs that opened with `upkeep=False`: with `fsync="interval"` sync what is
+        new; close segments that are old enough; delete what retention says and compact what is worth it, in the topics that
+        this process has open. Raises the first error after having tried everything."""
         self._check()
-        errors = self._care()
+        errors = self._care() + self._tidy()
         if errors:
             raise errors[0]
 
@@ -432,7 +461,8 @@ class Store:
         return StoreStatistics(
             path=self.path,
             topics=dict(self._ask_all(Topic.statistics)),
-            upkeep_errors=tuple(self._ticker.errors) if self._ticker else (),
+            upkeep_errors=tuple(error for ticker in (self._ticker, self._tidier) if ticker for error in ticker.errors),
+            warnings=tuple(self._warnings),
         )
 
     def verify(self) -> list[Loss]:
@@ -476,9 +506,10 @@ class Store:
             if self._closed:
                 return
             self._closed = True
-            ticker, self._ticker = self._ticker, None
-        if ticker is not None:  # without the lock: a tick that is under way may want it
-            ticker.stop()
+            tickers, self._ticker, self._tidier = (self._ticker, self._tidier), None, None
+        for ticker in tickers:  # without the lock: a tick that is under way may want it
+            if ticker is not None:
+                ticker.stop()
         closing += [consumer.close for consumer in list(self._consumers)]  # made meanwhile, by another thread
         closing += [log.close for topic in self._topics.values() for log in topic.logs]
         closing += [self._transactions.close, self._topology.close, self._liveness.close]
@@ -639,6 +670,8 @@ class Store:
 
     def _made_of(self, name: str, topic_id: str, config: TopicConfig, logs: tuple[Log, ...]) -> Topic:
         custom = CustomPartitioner(name) if config.partitioner == "custom" else None
+        if self.config.upkeep and self._tidier is None and (config.bounded or config.compact):
+            self._tidier = Ticker(TIDY_INTERVAL, self._tidy_tick)
         return Topic(self, name, topic_id, config, logs, custom)
 
     def _write_down(self, name: str, topic_id: str, config: TopicConfig) -> None:
@@ -675,7 +708,7 @@ class Store:
             topic=os.path.basename(folder),
             segment_bytes=config.segment_bytes,
             segment_bytes_min=min(config.segment_bytes, 1 << 20),
-            segment_age=config.segment_age or 0.0,
+            segment_age=config.close_at_age or 0.0,
             fsync=self.config.fsync,
             write=self.config.write,
             codec=config.codec,
@@ -769,6 +802,29 @@ class Store:
             if ticker is not None and not self._closed:
                 ticker.note(error)
 
+    def _tidy_tick(self) -> None:
+        ticker = self._tidier
+        for error in self._tidy():
+            if ticker is not None and not self._closed:
+                ticker.note(error)
+
+    def _tidy(self) -> list[Exception]:
+        """Retention and compaction of what is open. Several processes may do it at once: a second trim finds nothing to do, and
+        a second compaction leaves it to the first."""
+        from seglog.upkeep import tidy  # stands above: it looks at groups too
+
+        errors: list[Exception] = []
+        for topic in list(self._topics.values()):
+            try:
+                for warning in tidy(topic, self.path, self.clock, lambda: self._closed):
+                    if warning not in self._warnings:
+                        self._warnings.append(warning)
+            except (ClosedError, TopicNotFound):  # closed or deleted meanwhile: nothing to tidy
+                pass
+            except Exception as error:
+                errors.append(error)
+        return errors
+
     def _care(self) -> list[Exception]:
         """Upkeep of everything that is open; one that fails does not keep the others from theirs."""
         work: list[Callable[[], object]] = [self._topology.upkeep]
@@ -800,6 +856,16 @@ def close_all(logs: Iterable[Log]) -> None:
     for log in logs:
         with suppress(SeglogError):
             log.close()
+
+
+def in_seconds(duration: float | timedelta | None, what: str) -> float | None:
+    return None if duration is None else seconds(duration, what)
+
+
+def names_of(groups: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(groups, str):
+        raise TypeError(f"keep_for_groups is a tuple of names, not one string: ({groups!r},)")
+    return tuple(sorted(set(groups)))
 
 
 def given(**settings: object) -> dict[str, Any]:

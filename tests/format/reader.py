@@ -33,7 +33,7 @@ FIRST_FRAME = 4096
 HEADER_COPIES = 0, 2048
 MARK_SLOTS = 512, 1024
 SPARSE = 1  # segment header
-SEALED, CLEAN, UNSYNCED = 1, 2, 4  # mark; SEALED of an index too
+SEALED, CLEAN, UNSYNCED, COMPACTED, MERGED = 1, 2, 4, 8, 16  # mark; SEALED of an index too
 HAS_TIMESTAMPS, HAS_DELTAS, HAS_KEYS, HAS_KEY_NULLS, HAS_HEADERS, FIXED_STRIDE, HAS_NULLS = 1, 2, 4, 8, 16, 32, 64
 FRAME_FLAGS = 255
 NONE, ZSTD, LZ4 = 0, 1, 2
@@ -224,7 +224,7 @@ def decode(frame: Frame, body: bytes) -> list[Record] | None:
     deltas: tuple[int, ...] = tuple(range(n))
     if flags & HAS_DELTAS:
         deltas = ints("deltas", n)
-        if deltas[0] < 0 or deltas[-1] + 1 != frame.span or any(b <= a for a, b in pairwise(deltas)):
+        if deltas[0] < 0 or deltas[-1] >= frame.span or any(b <= a for a, b in pairwise(deltas)):
             return None
 
     def ranges(offsets: tuple[int, ...]) -> list[tuple[int, int]] | None:
@@ -389,6 +389,19 @@ class Segment:
 # ---- a partition (§5, §6) ------------------------------------------------------------------------
 
 
+def without_superseded(files: list[Segment]) -> list[Segment]:
+    """§5: those whose records are not in a segment before, where a compaction put them."""
+    kept, merged = [], None
+    for segment in files:
+        ours = segment.valid and merged and segment.header.partition_id == merged.header.partition_id
+        if ours and segment.base < merged.mark.end_offset:
+            continue
+        kept.append(segment)
+        if segment.valid and segment.mark and segment.mark.flags & SEALED and segment.mark.flags & MERGED:
+            merged = segment
+    return kept
+
+
 class Log:
     """A partition directory, read once, when this is made."""
 
@@ -396,7 +409,7 @@ class Log:
         self.directory = Path(directory)
         self.unsound: list[Unsound] = []
         names = sorted(p for p in self.directory.iterdir() if SEGMENT_NAME.fullmatch(p.name))
-        files = [Segment(path) for path in names]
+        files = without_superseded([Segment(path) for path in names])
         last = max((i for i, segment in enumerate(files) if segment.valid), default=-1)
         self.above = files[last + 1 :]  # lost whole
         self.unsound += [Unsound("segment", s.path.name, 0, s.base, -1) for s in self.above]

@@ -665,15 +665,15 @@ FORGED = {
     "headers without any padding": ({"count": 1, "flags": H | F}, i32(0, len(GOOD)) + GOOD),
     "a header twice": ({"count": 1, "flags": H | F}, i32(0, 2 * len(GOOD)) + GOOD * 2),
     "span of 2^31": ({"count": 1, "span": 2**31, "flags": D | F}, i32(2**31 - 1) + b"a"),
+    "span of 2^32 - 1": ({"count": 1, "span": 2**32 - 1, "flags": D | F}, i32(2**31 - 1) + b"a"),
+    "deltas short of the span": ({"count": 2, "span": 9, "flags": D | F}, i32(0, 7) + b"aabb"),
     "no columns": ({"count": 1}, b""),
     "header cut short": ({"count": 1, "flags": H | F}, i32(0, 7) + GOOD),
     "header too long": ({"count": 1, "flags": H | F}, i32(0, 9) + (GOOD + b"?").ljust(16)),
     "name is not UTF-8": ({"count": 1, "flags": H | F}, i32(0, 7) + packed((b"\xff", b""))),
     "lz4 with more behind it": ({"count": 1, "codec": 2}, struct.pack("<q", 7) + b"\x70seven 7??"),
-    "span of 2^32 - 1": ({"count": 1, "span": 2**32 - 1, "flags": D | F}, i32(2**31 - 1) + b"a"),
     "delta twice": ({"count": 3, "span": 9, "flags": D | F}, i32(0, 0, 8) + b"aabbcc"),
     "deltas below": ({"count": 2, "span": 9, "flags": D | F}, i32(-1, 8) + b"aabb"),
-    "deltas short of the span": ({"count": 2, "span": 9, "flags": D | F}, i32(0, 7) + b"aabb"),
     "deltas not asked for": ({"count": 2, "span": 2, "flags": D | F}, i32(0, 1) + b"aabb"),
     "span without deltas": ({"count": 2, "span": 3}, b"aabb"),
     "no records": ({"count": 0, "span": 1}, b"aabb"),
@@ -696,7 +696,7 @@ FORGED = {
 }
 
 
-FIRST_DELTA = {"deltas that begin late": 3, "span of 2^31": 2**31 - 1}
+FIRST_DELTA = {"deltas that begin late": 3, "span of 2^31": 2**31 - 1, "span of 2^32 - 1": 2**31 - 1}
 
 
 def forge(writer, name, to, behind=True):

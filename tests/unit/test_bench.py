@@ -26,7 +26,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> object:
         return importlib.import_module(name)
 
     yield module
-    for name in ("machine", "contestants", "memory", "growth", "opening", "sharing", "noop", "locks"):
+    for name in ("machine", "contestants", "memory", "growth", "opening", "sharing", "compacting", "noop", "locks"):
         sys.modules.pop(name, None)
 
 
@@ -162,3 +162,19 @@ def test_the_lock_is_taken_and_given_back(bench, tmp_path):
         assert sharing.built("locks").take_and_give(log, 1000) > 0
         assert log.append(b"x") == 0
     assert all(took > 0 for took in sharing.bare_round_trips(20))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="asks Linux for the memory of a process")
+def test_compacting_is_measured_on_what_is_dead_and_its_memory_seen(bench, tmp_path):
+    compacting = bench("compacting")
+    (figure,), raw = compacting.compare(compacting.KINDS[2], 0.01, 2, tmp_path)
+    assert figure.value > 0 and "90% dead" in figure.note
+    assert [outcome["passes"] for outcome in raw["outcomes"]] == [1, 1]
+    (figure,), said = compacting.bounded(20_000, tmp_path)
+    assert said["removed"] == 2_000
+    assert os.listdir(tmp_path) == []
+    for memory in ("1", "64"):
+        compacting.fill(tmp_path / memory, compacting.np.arange(600_000), 0)
+    few, many = [compacting.compacted(tmp_path / memory, int(memory) << 20) for memory in ("1", "64")]
+    assert few.passes > many.passes == 1
+    assert many.grown - few.grown > 15 << 20  # a map of so many keys is seen

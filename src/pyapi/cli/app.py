@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import seglog
-from seglog.cli import bench, demo, doctor, groups, read, send, topics, verify
+from seglog.cli import bench, demo, doctor, groups, read, send, topics, upkeep, verify
 from seglog.cli.exits import Commands
 
 __all__ = ["app"]
@@ -29,6 +29,7 @@ topic.command()(topics.create)
 topic.command()(topics.describe)
 topic.command()(send.send)
 topic.command()(read.read)
+topic.command()(upkeep.compact)
 topic.command()(topics.rm)
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at consumer groups, move them, forget them.")
 for command in (groups.ls, groups.describe, groups.lag, groups.explain, groups.reset, groups.evict, groups.rm):
@@ -38,6 +39,7 @@ app.add_typer(group, name="group")
 app.command()(read.tail)
 app.command()(verify.verify)
 app.command()(doctor.doctor)
+app.command()(upkeep.upkeep)
 app.command()(bench.bench)
 app.command()(demo.demo)
 

@@ -57,11 +57,16 @@ ESCAPES = {"n": b"\n", "r": b"\r", "t": b"\t", "0": b"\0", "\\": b"\\"}
 
 
 def open_store(
-    data: Path, *, create: bool = False, fsync: Fsync = "interval", recover: Recover = "raise"
+    data: Path,
+    *,
+    create: bool = False,
+    fsync: Fsync = "interval",
+    recover: Recover = "raise",
+    upkeep: bool = False,
 ) -> seglog.Store:
     """The store at `data`; only who writes makes one, and has upkeep done in the background."""
     try:
-        return seglog.open(data, create=create, fsync=fsync, recover=recover, upkeep=create)
+        return seglog.open(data, create=create, fsync=fsync, recover=recover, upkeep=upkeep or create)
     except NotAStore:
         if create or (data.exists() and not data.is_dir()) or (data.is_dir() and any(data.iterdir())):
             raise

@@ -33,6 +33,21 @@ def size(text: str, what: str) -> int:
     return int(found[1]) * UNITS[found[2]]
 
 
+def size_or_none(text: str | None, what: str) -> int | None:
+    return None if text is None else size(text, what)
+
+
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def duration(text: str, what: str) -> float:
+    """Seconds, as in 90, 1.5, 15m, 24h, 7d."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", text.lower())
+    if not found or found[2] not in SECONDS:
+        raise Refused(f"{what} is {text!r}: say seconds, or a number with s, m, h, d or w, as in 15m or 7d")
+    return float(found[1]) * SECONDS[found[2]]
+
+
 def ls(data: options.Data = options.DATA, as_json: options.Json = False) -> None:
     """List the topics.
 
@@ -80,6 +95,31 @@ def create(
     record_bytes_max: Annotated[
         str | None, typer.Option(metavar="SIZE", help="The largest record.", show_default="64MiB")
     ] = None,
+    retention: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long records are kept, as in 7d.", show_default="for ever")
+    ] = None,
+    retention_bytes: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What a partition keeps on disk at least.", show_default="everything"),
+    ] = None,
+    retention_records: Annotated[
+        int | None, typer.Option(metavar="N", help="The same, in records.", show_default="everything")
+    ] = None,
+    keep_for_groups: Annotated[
+        list[str] | None,
+        typer.Option("--keep-for-group", metavar="GROUP", help="Keep what this group has not read; may be repeated."),
+    ] = None,
+    retention_max_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="But never more than this.", show_default="unbounded")
+    ] = None,
+    compact: Annotated[bool, typer.Option("--compact", help="Keep only the last records of each key.")] = False,
+    compact_keep: Annotated[int, typer.Option(metavar="N", help="How many of a key stay.")] = 1,
+    compact_min_lag: Annotated[str, typer.Option(metavar="TIME", help="For how long all of them stay.")] = "0",
+    compact_max_lag: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Compact what is older in any case.", show_default="when it is worth it"),
+    ] = None,
+    tombstone_grace: Annotated[str, typer.Option(metavar="TIME", help="How long a deletion can be read.")] = "24h",
     if_not_exists: Annotated[
         bool, typer.Option("--if-not-exists", help="Be content with a topic that has these settings.")
     ] = False,
@@ -91,6 +131,8 @@ def create(
     \b
         seglog topic create orders -p 4
         seglog topic create metrics --codec zstd --segment-bytes 256MiB
+        seglog topic create events --retention 7d --retention-max-bytes 10GiB --keep-for-group billing
+        seglog topic create prices --compact --tombstone-grace 1h
     """
     with options.open_store(data, create=True) as store:
         if name in store.topics() and not if_not_exists:
@@ -100,9 +142,19 @@ def create(
             partitions=partitions,
             codec=codec,
             partitioner=partitioner,
-            segment_bytes=None if segment_bytes is None else size(segment_bytes, "--segment-bytes"),
+            segment_bytes=size_or_none(segment_bytes, "--segment-bytes"),
             segment_age=segment_age,
-            record_bytes_max=None if record_bytes_max is None else size(record_bytes_max, "--record-bytes-max"),
+            record_bytes_max=size_or_none(record_bytes_max, "--record-bytes-max"),
+            retention=None if retention is None else duration(retention, "--retention"),
+            retention_bytes=size_or_none(retention_bytes, "--retention-bytes"),
+            retention_records=retention_records,
+            keep_for_groups=keep_for_groups or (),
+            retention_max_bytes=size_or_none(retention_max_bytes, "--retention-max-bytes"),
+            compact=compact,
+            compact_keep=compact_keep,
+            compact_min_lag=duration(compact_min_lag, "--compact-min-lag"),
+            compact_max_lag=None if compact_max_lag is None else duration(compact_max_lag, "--compact-max-lag"),
+            tombstone_grace=duration(tombstone_grace, "--tombstone-grace"),
         )
         say(f"{topic!r} in {store.path}")
 

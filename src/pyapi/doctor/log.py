@@ -132,6 +132,7 @@ class LogExamination:
         for sheet in self.files:
             if sheet.state == "sound" and sheet.header["partition_id"] != self.identity:
                 sheet.state, sheet.why = "misplaced", "it belongs to another partition"
+        self.files = without_superseded(self.files)
         self.chain = [sheet for sheet in self.files if sheet.state != "misplaced"]
         self.misplaced = [sheet for sheet in kept if sheet.header["partition_id"] == self.identity]
         self.misplaced += [sheet for sheet in self.files if sheet.state == "misplaced"]
@@ -360,6 +361,17 @@ class LogExamination:
                     yield from (record for record in batch_at(segment, position) if record.offset >= self.first)
                 elif not scan.resume(end):
                     break
+
+
+def without_superseded(files: list[Sheet]) -> list[Sheet]:
+    """Without those whose records a compaction put into a segment before, and did not live to remove; the next one does."""
+    kept: list[Sheet] = []
+    end = 0
+    for sheet in files:
+        if sheet.state != "sound" or sheet.base >= end:
+            kept.append(sheet)
+            end = max(end, sheet.merged_end if sheet.state == "sound" else 0)
+    return kept
 
 
 def written_behind(path: str, position: int) -> int:

@@ -22,7 +22,9 @@ MARK_BYTES = 64
 SEGMENT_FILE = re.compile(r"0[0-8]\d{18}\.log")
 KNOWN_HERE = re.compile(r"SEGLOG|create\.lock|lock(\.\d+)?|shm|meta|topics|groups|txn")
 KNOWN_IN_GROUP = re.compile(r"lock|members(-\d+)?")
-KNOWN_IN_LOG = re.compile(r"shm|tail\.shm|lock(\.\d+)?|settled|judge\.lock|losses|\d{20}\.(idx|bad)|" + SEGMENT_FILE.pattern)
+KNOWN_IN_LOG = re.compile(
+    r"shm|tail\.shm|compact\.lock|lock(\.\d+)?|settled|judge\.lock|losses|\d{20}\.(idx|bad)|" + SEGMENT_FILE.pattern
+)
 KEPT = (".damaged", ".misplaced", ".torn")  # what an earlier repair took out of the way
 KEPT_SEGMENT = re.compile(SEGMENT_FILE.pattern + r"(\.\d+)?\.misplaced")
 UNFINISHED = re.compile(
@@ -52,6 +54,12 @@ class Sheet:
         """The offset at which it ended when it was sealed."""
         mark = self.mark
         return int(mark["end_offset"]) if mark and mark["sealed"] else None
+
+    @property
+    def merged_end(self) -> int:
+        """The offset up to which a compaction put records into it: files that begin below hold nothing that counts."""
+        mark = self.mark
+        return int(mark["end_offset"]) if mark and mark["sealed"] and mark["merged"] else 0
 
     @property
     def damaged_slots(self) -> list[int]:

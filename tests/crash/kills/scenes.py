@@ -39,12 +39,16 @@ PATIENCE = 0.2  # lock_timeout of those who wait for a stopped process
 STATE, BOOT, LOCK, TAIL_POSITION, ACTIVE_BASE, ATTENTION, SYNC_LOCK = 12, 16, 128, 264, 272, 308, 408
 
 
+ELSEWHERE = "decide.", "prepare.", "publish.", "transactions.", "compact.", "recover.superseded"
+
+
 def failpoints() -> list[str]:
-    """Every failpoint that the sources of the engine name, but for those of a commit: crash/test_transactions.py has them."""
+    """Every failpoint that the sources of the engine name, but for those of a commit and of a compaction:
+    crash/test_transactions.py and crash/test_compaction.py have them."""
     found: set[str] = set()
     for source in [*ENGINE.glob("*.pyx"), *ENGINE.glob("*.pxd")]:
         found |= set(re.findall(r'failpoint\("([^"]+)"\)', source.read_text(encoding="utf-8")))
-    return sorted(point for point in found if not point.startswith(("decide.", "prepare.", "publish.", "transactions.")))
+    return sorted(point for point in found if not point.startswith(ELSEWHERE))
 
 
 def opened(path: str, fsync: str = "interval", write: str = "map", **more: Any) -> Log:

@@ -32,6 +32,8 @@ class Model:
         self.given: dict[int, int] = {}  # offset -> id, of those that returned
         self.offsets: dict[int, int] = {}  # id -> offset, of those that returned now or later
         self.pending: dict[str, list[int]] = {}
+        self.keyed: set[int] = set()  # ids of records with the one key there is: compaction may take all but the last
+        self.compacted = False
         self.always: set[int] = set()  # offsets whose append returned with "always"
         self.absent: set[int] = set()  # ids that a recovery did not find
         self.gone: set[int] = set()  # offsets of such records: told lost, never to be seen again, nor given out
@@ -55,7 +57,9 @@ class Model:
     def hear(self, what: str, *rest: Any) -> None:
         self.clean = None
         if what == "write":
-            op, records = rest
+            op, records, *keyed = rest
+            if any(keyed):
+                self.keyed |= {number for number, _ in records}
             self.pending[op] = [number for number, _ in records]
             self.sizes.update(records)
         elif what == "wrote":
@@ -65,6 +69,8 @@ class Model:
                 self.offsets[number] = offset
                 if (self.judged_as or fsync) == "always":
                     self.always.add(offset)
+        elif what == "compact":
+            self.compacted = True
         elif what == "durable":
             self.durable = max(self.durable, rest[0])
         elif what == "open":
@@ -99,6 +105,26 @@ class Model:
         self.pending.clear()
 
     @property
+    def spared(self) -> set[int]:
+        """Offsets of records that compaction may have taken; a power cut may undo that."""
+        return {self.offsets[number] for number in self.keyed if number in self.offsets} if self.compacted else set()
+
+    def excused(self, records: list[tuple[int, int]]) -> range:
+        """Offsets at which a keyed record may be missing: a later one is there. It was on disk before the others went."""
+        newest = max((offset for offset, number in records if number in self.keyed), default=0)
+        return range(newest if self.compacted else 0)
+
+    def taken(self, records: list[tuple[int, int]]) -> set[int]:
+        """Ids of records that compaction may have taken, when these are there."""
+        excused = self.excused(records)
+        return {number for number in self.keyed if self.offsets.get(number, 0) in excused}
+
+    def left_of(self, records: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """What compaction leaves of these, at the least."""
+        excused = self.excused(records)
+        return [(offset, number) for offset, number in records if number not in self.keyed or offset not in excused]
+
+    @property
     def promised(self) -> bool:
         return "never" not in self.levels
 
@@ -106,6 +132,7 @@ class Model:
         """What is wrong with what is there."""
         wrong = list(seen.wrong)
         at: dict[int, int] = {}
+        spared = self.spared
         for offset, number in seen.records:
             if number < 0:
                 wrong.append(f"a wrong record at offset {offset}: bytes that nobody wrote")
@@ -115,13 +142,14 @@ class Model:
                 wrong.append(f"record {number:#x} was given offset {self.offsets[number]} and is at {offset}")
             elif self.given.get(offset, number) != number:
                 wrong.append(f"offset {offset} was given to {self.given[offset]:#x}, and {number:#x} is there")
-            elif number in self.absent:
+            elif number in self.absent and offset not in spared:
                 wrong.append(f"the dead are back: record {number:#x} at offset {offset} was not there after an earlier recovery")
             if number in at:
                 wrong.append(f"record {number:#x} is there twice, at {at[number]} and {offset}")
             at[number] = offset
         there = {offset for offset, _ in seen.records}
-        out = there | self.gone | self.perhaps
+        excused = self.excused(seen.records)
+        out = there | self.gone | self.perhaps | {offset for offset in spared if offset in excused}
         missing = [o for o in sorted(self.given) if o >= self.trim_begun and o not in out]
         for offset in missing:
             if offset < self.durable or offset in self.always:
@@ -160,12 +188,13 @@ class Sight(NamedTuple):
     wrong: list[str]
 
 
-def look(log: Any, rng: random.Random, whole: bool = False) -> Sight:
-    """Read all there is, as a careful user does: past the damage that is told. `whole`: no hash should be wrong anywhere."""
+def look(log: Any, rng: random.Random, whole: bool = False, spared: set[int] | None = None) -> Sight:
+    """Read all there is, as a careful user does: past the damage that is told. `whole`: no hash should be wrong anywhere;
+    `spared`: offsets that compaction may have taken."""
     records: list[tuple[int, int]] = []
     told: list[str] = []
     wrong: list[str] = []
-    covered: list[tuple[int, int]] = []
+    covered = [(offset, offset + 1) for offset in spared or ()]
     times: list[int] = []
     at, end = log.first_offset, log.next_offset
     first = at
@@ -220,10 +249,15 @@ def untold_holes(log: Any, first: int, end: int, offsets: list[int], covered: li
     for name in os.listdir(log.path):
         if len(name) == 24 and name.endswith(".log"):
             with open(os.path.join(log.path, name), "rb") as file:
-                head = file.read(96)
+                page = file.read(4096)
+            head = page[:96]
             if len(head) == 96 and head.startswith(b"SLOGSEG1"):
                 fields = SEGMENT.unpack(head)
                 covered.append((fields[11], fields[3]))  # previous_end .. base_offset: never given out, or lost unsynced
+                for at in 512, 1024:
+                    mark = MARK.unpack_from(page, at) if len(page) == 4096 else (0,) * 8
+                    if mark[6] & 17 == 17:  # SEALED, MERGED: such gaps, and what compaction took, lie inside
+                        covered.append((fields[3], mark[5]))
     covered = sorted(covered)
     wrong = []
     for before, after in zip([first - 1, *offsets], [*offsets, end]):
@@ -274,7 +308,7 @@ class Judge:
             except StoreIOError:
                 writer.log = writer.settings.open(self.opener, self.path, writer.fsync, recover=recover)
             self.fail(0)
-            seen = look(writer.log, rng, model.promised)
+            seen = look(writer.log, rng, model.promised, model.spared)
             model.clean = clean
             self._complain(round, model.check(seen))
             if round == 0:

@@ -1,7 +1,7 @@
 """Workloads: programs that use a log, and say before each thing what they do and behind it what was acknowledged.
 
     ["open", fsync] ["opened", next, durable, epoch]            ["durable", offset]           a durable offset that anybody saw
-    ["write", op, [id, size] ...] ["wrote", op, offsets ...]    ["trim", before] ["trimmed", before, fsync]
+    ["write", op, [id, size] ..., with a key?] ["wrote", op, offsets ...]   ["compact"]   ["trim", before] ["trimmed", before, fsync]
     ["close", fsync, next] ["closed", fsync, next]              ["looked", first, [id ...]]   what recovery had left
 
 A record's payload says who it is: its id, its size and a hash come first, so that whatever is read can be judged alone.
@@ -21,6 +21,7 @@ from typing import Any
 
 import xxhash
 
+from seglog.engine.compaction import compact
 from seglog.engine.errors import PartitionFailed, SeglogError, StoreIOError
 
 IDENTITY = struct.Struct("<QQ")
@@ -99,6 +100,7 @@ class Writer:
         self.made = self.ops = self.opened_after = 0
         self.log: Any = None
         self.fsync = settings.fsync
+        self.compacts = rng.random() < 0.25
         self.sizes = rng.choice([[16, 50, 100], [100, 1000, 3000], [16, 300, 9000], [2000], [40, 40, 40, 33_000, 70_000], [448]])
 
     def open(self) -> None:
@@ -117,7 +119,8 @@ class Writer:
         return made
 
     def append(self) -> None:
-        self._write(self.new(1), lambda values: [(at := self.log.append(values[0], key=self._key()), at + 1)])
+        key = self._key()
+        self._write(self.new(1), lambda values: [(at := self.log.append(values[0], key=key), at + 1)], key is not None)
 
     def append_many(self) -> None:
         self._write(
@@ -126,12 +129,14 @@ class Writer:
         )
 
     def _key(self) -> bytes | None:
-        return b"key" if self.rng.random() < 0.1 else None
+        return b"key" if self.rng.random() < (0.3 if self.compacts else 0.1) else None
 
-    def _write(self, records: list[tuple[int, int]], write: Callable[[list[bytes]], list[tuple[int, int]]]) -> None:
+    def _write(
+        self, records: list[tuple[int, int]], write: Callable[[list[bytes]], list[tuple[int, int]]], keyed: bool = False
+    ) -> None:
         self.ops += 1
         op = f"{self.who}.{self.ops}"
-        self.say("write", op, records)
+        self.say("write", op, records, keyed)
         spans = write([payload(number, size) for number, size in records])
         self.say("wrote", op, self.fsync, [offset for start, stop in spans for offset in range(start, stop)])
 
@@ -141,6 +146,12 @@ class Writer:
     def upkeep(self) -> None:
         self.log.upkeep()
         self.say("durable", self.log.durable_offset)
+
+    def compact(self) -> None:
+        self.say("compact")
+        if self.rng.random() < 0.5:
+            self.log.close_segment()
+        compact(self.log, memory=self.rng.choice([1536, 1 << 20]), grace_us=1 << 60)
 
     def trim(self) -> None:
         first, following = self.log.first_offset, self.log.next_offset
@@ -183,9 +194,9 @@ class Writer:
 
     def work(self, steps: int, trims: bool = True) -> None:
         verbs: list[Callable[[], None]] = [self.append] * 12 + [self.append_many] * 5 + [self.sync] * 3 + [self.upkeep] * 4
-        verbs += [self.reopen] * 2 + [self.trim] * trims
+        verbs += [self.reopen] * 2 + [self.trim] * trims + [self.compact] * 2 * self.compacts
         if self.rng.random() < 0.3:  # nothing but appends: rolls tell what the level is worth
-            verbs = [self.append, self.append_many]
+            verbs = [self.append, self.append_many] * 10 + [self.compact] * self.compacts
         if self.log is None:
             try:
                 self.open()

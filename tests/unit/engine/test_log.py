@@ -785,6 +785,25 @@ def test_verify_finds_nothing_in_a_sound_log_and_changes_nothing(log, tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "log").iterdir()} == before
 
 
+def test_verify_tells_nothing_beside_a_writer_that_begins_new_segments(log):
+    with Log(log.path, segment_bytes=65_536, segment_bytes_min=65_536) as other:
+        done = threading.Event()
+
+        def write():
+            for _ in range(1500):
+                other.append(bytes(8000))
+            done.set()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        rounds = 0
+        while not done.is_set():
+            assert log.verify() == []
+            rounds += 1
+        writer.join()
+    assert rounds
+
+
 @pytest.mark.parametrize(
     "setting",
     [{"fsync": "sometimes"}, {"write": "mmap"}, {"recover": "ignore"}, {"codec": "gzip"}, {"segment_bytes": 65_535},
