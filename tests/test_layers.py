@@ -26,7 +26,7 @@ DRAWING = """
 7  cli        console      gateways
 6  patterns   integrations backends
 5  queues     exchanges    requests    handlers    aio
-4  groups     upkeep      doctor      table
+4  groups     upkeep      doctor      table       conditions
 3  store      topic        producer    consumer
 2  membership assignment transactions
 2  positions  topology     waiting     ticker      statistics  start       identity

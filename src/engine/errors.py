@@ -38,6 +38,7 @@ __all__ = [
     "TopicMismatch",
     "TopicNotFound",
     "UnsupportedFormat",
+    "VersionConflict",
 ]
 
 
@@ -112,6 +113,10 @@ class LogTruncated(OffsetOutOfRange):
 
 class Fenced(SeglogError, RuntimeError):
     """Somebody newer has taken over what this handle did: `topic` and `partition`, or `producer`. Nothing was written."""
+
+
+class VersionConflict(SeglogError, RuntimeError):
+    """Somebody was quicker: `expected` is not what was found, `actual`; of `partition`, or of its `key`. Nothing was written."""
 
 
 class PartitionNotFound(SeglogError, IndexError):

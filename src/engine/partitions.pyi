@@ -23,6 +23,9 @@ class Partitions:
         timestamp: Any = None,
         partition: int | None = None,
         tx: None = None,
+        expected_offset: int | None = None,
+        expected_version: int | None = None,
+        dedup_id: Any = None,
     ) -> Position: ...
     @overload
     def send(
@@ -34,6 +37,9 @@ class Partitions:
         timestamp: Any = None,
         partition: int | None = None,
         tx: Transaction,
+        expected_offset: int | None = None,
+        expected_version: int | None = None,
+        dedup_id: Any = None,
     ) -> None: ...
     def send_many(
         self,
@@ -44,7 +50,11 @@ class Partitions:
         timestamps: Any = None,
         partition: int | None = None,
         tx: Transaction | None = None,
+        expected_offset: int | None = None,
+        expected_version: int | None = None,
     ) -> list[Span]: ...
+    def _send_if(self, *how: Any) -> Any: ...
+    def _send_many_if(self, *how: Any) -> Any: ...
     def __getitem__(self, where: tuple[int, int] | Position) -> Record: ...
     def merged(self, starts: Sequence[int], stops: Sequence[int]) -> Iterator[Record]: ...
     def _attach(self, logs: Sequence[Log]) -> None: ...

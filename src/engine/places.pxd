@@ -20,6 +20,7 @@ cdef class Place:
     cdef public bint moved          # `at` is not what was committed last
     cdef public bint paused
     cdef public bint dirty          # committed, and not synced since
+    cdef public bint counts         # what it holds is a number of its user's, and no offset
     cdef public bint durable        # hand out only what survives a power cut
     cdef public object refusal      # an error to raise instead of a commit
 

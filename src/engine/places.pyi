@@ -13,6 +13,7 @@ class Place:
     moved: bool
     paused: bool
     dirty: bool
+    counts: bool
     durable: bool
     refusal: Exception | None
 

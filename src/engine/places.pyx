@@ -257,7 +257,7 @@ cdef class Place:
         """Raise what `commit` would, and store nothing."""
         cdef int64_t wanted = to_offset(offset)
         self.check_owner()
-        if wanted < 0 or wanted > platform.load_i64(&self.log.w.next_offset):
+        if wanted < 0 or (not self.counts and wanted > platform.load_i64(&self.log.w.next_offset)):
             raise OffsetOutOfRange(
                 f"cannot commit offset {wanted:,} of partition {self.log.partition}: the next record there will be {self.log.next_offset:,}. "
                 "Nothing was committed.", offset=wanted, first=self.log.first_offset, next=self.log.next_offset, partition=self.log.partition)

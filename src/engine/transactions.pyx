@@ -591,6 +591,10 @@ cdef class Transaction:
         place.check(offset)
         self.moves[place] = offset, generation
 
+    def moved(self, Place place not None):
+        """Where `move` says that the place will be; None when it was not called for it."""
+        return self.moves[place][0] if place in self.moves else None
+
     def require(self, condition):
         """`condition()` is called when this commits, under the locks of all its partitions, before anything is written; what it raises gives
         the transaction up. It may read, and must be short."""

@@ -18,6 +18,7 @@ from seglog.config import StoreConfig, TopicConfig
 from seglog.consumer import Consumer
 from seglog.errors import *  # noqa: F403
 from seglog.groups import Group, GroupDescription, MemberDescription, PlaceDescription
+from seglog.producer import Producer
 from seglog.record import Batch, Column, Loss, Packed, Position, Record, Span
 from seglog.statistics import PartitionStatistics, StoreStatistics, TopicStatistics
 from seglog.store import Store, open
@@ -39,6 +40,7 @@ __all__ = [
     "PartitionStatistics",
     "PlaceDescription",
     "Position",
+    "Producer",
     "Record",
     "Span",
     "Store",

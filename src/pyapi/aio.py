@@ -30,6 +30,7 @@ import seglog.store
 from seglog.clock import seconds
 from seglog.consumer import RECORDS_MAX, Consumer
 from seglog.engine.liveness import Liveness
+from seglog.engine.transactions import Transaction
 from seglog.errors import ClosedError
 from seglog.record import Batch, Position, Record, Span
 from seglog.start import Start
@@ -135,14 +136,17 @@ class AsyncTopic:
         self._blocking = blocking  # a send waits for the disk
 
     async def send(
-        self, value: Any, key: Any = None, headers: Any = None, *, timestamp: Any = None, partition: int | None = None
-    ) -> Position:
-        """`Topic.send`, awaited: in place, or in a thread with `fsync="always"`."""
+        self, value: Any, key: Any = None, headers: Any = None, *, timestamp: Any = None, partition: int | None = None, **how: Any
+    ) -> Position | None:
+        """`Topic.send`, awaited: in place, or in a thread with `fsync="always"` or a condition. None with `tx`."""
 
-        def send() -> Position:
-            return self.sync_topic.send(value, key, headers, timestamp=timestamp, partition=partition)
+        def send() -> Position | None:
+            where: Position | None = self.sync_topic.send(
+                value, key, headers, timestamp=timestamp, partition=partition, **how
+            )
+            return where
 
-        return await asyncio.to_thread(send) if self._blocking else send()
+        return await asyncio.to_thread(send) if self._blocking or how else send()
 
     async def send_many(self, values: Any, keys: Any = None, headers: Any = None, **how: Any) -> list[Span]:
         """`Topic.send_many`, awaited, in a thread: it may be long."""
@@ -234,9 +238,9 @@ class AsyncConsumer:
         """Every record, and those to come."""
         return self.records()
 
-    async def commit(self, what: Any = None) -> None:
+    async def commit(self, what: Any = None, *, tx: Transaction | None = None) -> None:
         """`Consumer.commit`, in a thread when it waits for the disk."""
-        await asyncio.to_thread(self.sync_consumer.commit, what)
+        await asyncio.to_thread(lambda: self.sync_consumer.commit(what, tx=tx))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sync_consumer, name)

@@ -123,6 +123,13 @@ class TopicConfig:
     """Bytes at which `send_many` closes a frame and begins the next: what a flipped bit costs at most, against a
     header of 64 bytes per frame."""
 
+    dedup_window: float = 300.0
+    """Seconds for which `send(dedup_id=)` knows an id again. 5 minutes, as in SQS."""
+
+    dedup_records: int = 100_000
+    """Offsets of a partition for which it does: what is further back is sent again. Their ids are held in memory by a process that
+    uses them, and read from the log when it does so first."""
+
     retention: float | None = None
     """Seconds that records are kept, by their timestamps: a full segment goes when its newest record is older. Segments are
     closed at this age too, so that those of a quiet topic go as well. None, the default: age alone deletes nothing."""
@@ -179,6 +186,8 @@ class TopicConfig:
         choice("partitioner", self.partitioner, get_args(Partitioner))
         integer("record_bytes_max", self.record_bytes_max, 1, RECORD_BYTES_MAX)
         integer("batch_bytes", self.batch_bytes, BATCH_BYTES_MIN, BATCH_BYTES_MAX)
+        number("dedup_window", self.dedup_window, 0.001, SECONDS_MAX)
+        integer("dedup_records", self.dedup_records, 1, 1 << 40)
         for setting in ("retention", "compact_max_lag"):
             if getattr(self, setting) is not None:
                 number(setting, getattr(self, setting), 0.001, SECONDS_MAX)

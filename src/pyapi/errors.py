@@ -39,6 +39,7 @@ from seglog.engine.errors import (
     TopicMismatch,
     TopicNotFound,
     UnsupportedFormat,
+    VersionConflict,
 )
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "TopicMismatch",
     "TopicNotFound",
     "UnsupportedFormat",
+    "VersionConflict",
 ]
 
 

@@ -53,6 +53,7 @@ from seglog.identity import directory_of, establish, gate
 from seglog.membership import Membership
 from seglog.names import check_name
 from seglog.positions import Positions
+from seglog.producer import Producer
 from seglog.record import Loss
 from seglog.start import Start, one_offset_needs_one_partition
 from seglog.statistics import StoreStatistics
@@ -157,7 +158,7 @@ class Store:
         self._lock = threading.RLock()
         self._closed = False
         self._topics: dict[str, Topic] = {}
-        self._consumers: set[Consumer] = set()
+        self._consumers: set[Consumer | Producer] = set()  # who has places, and is synced and closed with us
         self._ticker: Ticker | None = None
         self._tidier: Ticker | None = None  # a thread of its own: compacting takes long, and a sync must not wait for it
         self._warnings: deque[str] = deque(maxlen=WARNINGS_KEPT)
@@ -194,6 +195,8 @@ class Store:
         partitioner: Partitioner | Callable[[bytes, int], int] | None = None,
         record_bytes_max: int | None = None,
         batch_bytes: int | None = None,
+        dedup_window: float | timedelta | None = None,
+        dedup_records: int | None = None,
         retention: float | timedelta | None = None,
         retention_bytes: int | None = None,
         retention_records: int | None = None,
@@ -235,6 +238,8 @@ class Store:
             partitioner="custom" if callable(partitioner) else partitioner,
             record_bytes_max=record_bytes_max,
             batch_bytes=batch_bytes,
+            dedup_window=in_seconds(dedup_window, "dedup_window"),
+            dedup_records=dedup_records,
             retention=in_seconds(retention, "retention"),
             retention_bytes=retention_bytes,
             retention_records=retention_records,
@@ -285,7 +290,7 @@ class Store:
         if self._topology.get(TOPIC, name) is None:
             raise not_found(name)
         # Without a lock: they call on_revoke, and take their groups' locks.
-        for consumer in [c for c in list(self._consumers) if name in c.topics]:
+        for consumer in [c for c in list(self._consumers) if isinstance(c, Consumer) and name in c.topics]:
             with suppress(SeglogError):
                 consumer.close()
         with self._lock:
@@ -383,6 +388,33 @@ class Store:
             raise
         self._consumers.add(consumer)
         return consumer
+
+    def producer(self, id: str) -> Producer:
+        """Sends that are numbered by their sender, so that what is sent again after a crash is there once: see `Producer`.
+
+        Opening it takes the id from whoever had it. Cost: a few file operations, and a sync. Raises InvalidName for an id that
+        is no name: letters, digits, `.`, `_` and `-`.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     orders = store.topic("orders")
+        ...     with store.producer("importer") as producer:
+        ...         producer.send(orders, b"one", sequence=17), producer.send(orders, b"one", sequence=17)
+        (Position(partition=0, offset=0), None)
+        """
+        check_name(id, "producer")
+        self._check()
+        producer = Producer(
+            id,
+            os.path.join(self.path, "producers", id),
+            self,
+            self._liveness,
+            timeout=self.config.lock_timeout,
+            sync_close=self.config.fsync != "never",
+            closed=self._consumers.discard,
+        )
+        self._consumers.add(producer)
+        return producer
 
     def groups(self) -> list[str]:
         """The names of the consumer groups there are, sorted. One look at a directory."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from itertools import chain
-from typing import TYPE_CHECKING, Literal, Protocol, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex
 
 from seglog.assignment import Assignor, AssignorName
 from seglog.clock import Clock, micros, seconds
@@ -19,8 +19,9 @@ from seglog.config import StoreConfig, TopicConfig, choice
 from seglog.consumer import Assignment, CommitMode, Consumer, Reset
 from seglog.engine.log import Log
 from seglog.engine.partitions import Partitions, partition_for
+from seglog.engine.transactions import Transaction
 from seglog.errors import ConfigError, PartitionNotFound
-from seglog.record import Batch, Record
+from seglog.record import Batch, Position, Record, Span
 from seglog.start import (
     Start,
     end_of,
@@ -34,6 +35,7 @@ from seglog.statistics import TopicStatistics, partition_statistics
 from seglog.waiting import any_ready, wait_for_any
 
 if TYPE_CHECKING:
+    from seglog.conditions import Window
     from seglog.table import Finder, Table
     from seglog.upkeep import CompactionReport
 
@@ -55,6 +57,8 @@ class Home(Protocol):
         """Take in what other processes did to `topic`; raises ClosedError or TopicNotFound when it is no more."""
 
     def grow(self, topic: Topic, to: int) -> None: ...
+
+    def transaction(self) -> Transaction: ...
 
     @property
     def consumer(self) -> Callable[..., Consumer]:
@@ -119,6 +123,7 @@ class Topic(Partitions):
         self.custom_partitioner = partitioner
         self.looked_at: dict[int, Looked] = {}  # by partition; for upkeep
         self._finder: Finder | None = None
+        self._windows: dict[int, Window] = {}
 
     # ---- what it is -------------------------------------------------------------------------------
 
@@ -391,17 +396,66 @@ class Topic(Partitions):
         ...     prices.latest(b"tea").value, prices.latest(b"salt")
         (b'3', None)
         """
-        from seglog.table import Finder
-
         logs = self.current()
-        if self._finder is None:
-            self._finder = Finder()
-        first = self._place_of(key)
+        first = self.place_of(key)
         for log in (logs[first], *logs[:first], *logs[first + 1 :]):
-            found = self._finder.find(log, key)
+            found = self.finder.find(log, key)
             if found is not None:
                 return found
         return None
+
+    def version(self, key: bytes) -> int:
+        """The offset of the last record with this key in the partition that the key belongs to; -1 when there is none. What
+        `send(expected_version=)` compares. Cost as that of `latest`.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     accounts = store.topic("accounts")
+        ...     opened = accounts.send(b"opened", key=b"7", expected_version=-1)
+        ...     seen = accounts.version(b"7")
+        ...     _ = accounts.send(b"+10", key=b"7", expected_version=seen)
+        ...     try:
+        ...         accounts.send(b"-10", key=b"7", expected_version=seen)
+        ...     except seglog.VersionConflict as error:
+        ...         error.expected, error.actual
+        (0, 1)
+        """
+        found = self.finder.find(self.current()[self.place_of(key)], key)
+        return -1 if found is None else found.offset
+
+    @property
+    def finder(self) -> Finder:
+        """What this process remembers of where keys stand."""
+        from seglog.table import Finder
+
+        if self._finder is None:
+            self._finder = Finder()
+        return self._finder
+
+    def transaction(self) -> Transaction:
+        """A transaction of the store."""
+        return self._home.transaction()
+
+    @property
+    def clock(self) -> Clock:
+        """µs since the epoch, as the store counts them."""
+        return self._home.clock
+
+    def window(self, partition: int) -> Window:
+        """The ids that this process knows to have been sent there of late."""
+        from seglog.conditions import Window
+
+        return self._windows.setdefault(partition, Window())
+
+    def _send_if(self, *how: Any) -> Position | None:
+        from seglog.conditions import send_if
+
+        return send_if(self, *how)
+
+    def _send_many_if(self, *how: Any) -> list[Span]:
+        from seglog.conditions import send_many_if
+
+        return send_many_if(self, *how)
 
     def table(self) -> Table:
         """The topic as a mapping of keys to their last values, kept up to date: see `Table`. Close it when you are done.
@@ -480,7 +534,7 @@ class Topic(Partitions):
 
     # ---- helpers ----------------------------------------------------------------------------------
 
-    def _place_of(self, key: bytes) -> int:
+    def place_of(self, key: bytes) -> int:
         custom = self.custom_partitioner
         if custom is None:
             return partition_for(key, len(self.logs), self.config.partitioner)

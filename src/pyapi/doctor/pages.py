@@ -20,8 +20,8 @@ MARKS = (512, 1024)  # where its durable mark stands
 MARK_BYTES = 64
 
 SEGMENT_FILE = re.compile(r"0[0-8]\d{18}\.log")
-KNOWN_HERE = re.compile(r"SEGLOG|create\.lock|lock(\.\d+)?|shm|meta|topics|groups|txn")
-KNOWN_IN_GROUP = re.compile(r"lock|members(-\d+)?")
+KNOWN_HERE = re.compile(r"SEGLOG|create\.lock|lock(\.\d+)?|shm|meta|topics|groups|producers|txn")
+KNOWN_IN_GROUP = re.compile(r"lock|members(-\d+)?|epoch")
 KNOWN_IN_LOG = re.compile(
     r"shm|tail\.shm|compact\.lock|lock(\.\d+)?|settled|judge\.lock|losses|\d{20}\.(idx|bad)|" + SEGMENT_FILE.pattern
 )

@@ -56,6 +56,7 @@ class StoreExamination:
         LogExamination(self, FOLDER, self.at(FOLDER), DECISIONS).run()
         self.twins()
         self.groups()
+        self.groups("producers")
         for name in self.names(self.directory) or ():
             if not KNOWN_HERE.fullmatch(name):
                 self.stranger(self.at(name))
@@ -247,9 +248,10 @@ class StoreExamination:
 
     # ---- groups -----------------------------------------------------------------------------------
 
-    def groups(self) -> None:
-        for group in self.names(self.at("groups")) or ():
-            folder = self.at("groups", group)
+    def groups(self, kind: str = "groups") -> None:
+        """Of groups, or of producers, whose numbers are kept in the same way."""
+        for group in self.names(self.at(kind)) or ():
+            folder = self.at(kind, group)
             if not os.path.isdir(folder):
                 self.stranger(folder)
                 continue
