@@ -42,6 +42,29 @@ def measure(args: argparse.Namespace, directory: str) -> tuple[list[tuple[str, l
             with store.transaction() as tx:
                 one.send(VALUE, tx=tx)
 
+        def send_two() -> None:
+            four.send(VALUE, partition=0)
+            four.send(VALUE, partition=1)
+
+        def transact_two() -> None:
+            with store.transaction() as tx:
+                four.send(VALUE, partition=0, tx=tx)
+                four.send(VALUE, partition=1, tx=tx)
+
+        source = store.topic("source")
+        source.send_many([VALUE] * 10)
+        consumer = source.consumer("bench")
+        record = consumer.receive(timeout=0)[0]
+
+        def send_and_commit() -> None:
+            one.send(VALUE)
+            consumer.commit(record)
+
+        def transact_and_commit() -> None:
+            with store.transaction() as tx:
+                one.send(VALUE, tx=tx)
+                consumer.commit(record, tx=tx)
+
         def sends() -> None:
             for i in range(1000):
                 four.send(VALUE, partition=i & 3)
@@ -62,6 +85,8 @@ def measure(args: argparse.Namespace, directory: str) -> tuple[list[tuple[str, l
 
         pairs = {
             "one record": (transact, send, 20_000, 5.0),
+            "a record for each of 2 partitions": (transact_two, send_two, 20_000, 5.0),
+            "a record and a commit": (transact_and_commit, send_and_commit, 20_000, 5.0),
             "1,000 sends over 4 partitions": (transact_sends, sends, 100, 1.3),
             "send_many of 1,000 over 4 partitions": (transact_many, send_many, 200, 1.3),
         }
@@ -72,6 +97,7 @@ def measure(args: argparse.Namespace, directory: str) -> tuple[list[tuple[str, l
                     lap = timed(within, times), timed(without, times)
                     if turn:  # the first one is for warming up
                         laps[name].append(lap)
+        consumer.close()
     progress("")
     figures = [
         Figure(

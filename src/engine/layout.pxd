@@ -56,6 +56,7 @@ cdef enum:
     PLACE_SECTOR = 512                  # each slot in its own: a torn write costs one of a pair
     PLACE_PAIR = 1024
     PLACE_OWNER = 64                    # where in a pair the owner stands
+    PLACE_YOUNG = 128                   # and two more slots, for this boot only: what may not be on disk before a transaction is
 
     # ---- shared memory of a partition (transient, native) ----
     SHARED_VERSION = 2
@@ -137,13 +138,16 @@ cdef struct PlaceSlot:                  # a group's place in a partition; two of
     uint32_t generation                 # of the group
     uint64_t topic
     int64_t timestamp
-    uint64_t reserved
+    uint64_t file                       # in the first pair: the file's own number, random; else 0
     uint64_t hash                       # XXH3-64 of the 56 bytes before
 
 
 cdef struct PlaceOwner:                 # behind slot A: which member may commit; transient, native
-    uint64_t home                       # boot, device and inode: what another boot or a copy says is void
+    uint64_t home                       # boot, device and inode: what another boot or a copy says is void, the young slots too
     int64_t member                      # 0, or who: the process's liveness word << 32 | the member's number
+    uint64_t pending                    # 0, or the sequence of a commit whose transaction may have been decided
+    int64_t pending_from                # then its decision stands in the transaction log at or behind this offset
+    int64_t decision                    # behind the last decision that the young slots wait for
 
 
 cdef struct IndexHeader:

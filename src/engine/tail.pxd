@@ -59,6 +59,7 @@ cdef class Tail:
     cdef int64_t place(self, FrameHeader *h, const char *body) noexcept nogil
     cdef int write_large(self, FrameHeader *h, const char *body, int64_t position) noexcept nogil
     cdef int64_t commit(self, FrameHeader *h, const char *body) except -1
+    cdef int64_t put(self, FrameHeader *h, const char *body, int64_t offset) except -1
     cdef int sync_to(self, int64_t target) except -1
     cdef int sync_now(self, bint after_death) except -1
     cdef int sync_older(self, int64_t base) except -1

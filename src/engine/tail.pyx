@@ -662,15 +662,7 @@ cdef class Tail:
         offset = self.place(h, body)
         if offset < 0:
             try:
-                while offset == -1:
-                    self.make_room(frame_length(h), h.count)
-                    if frame_length(h) >= LARGE or not self.stores:
-                        with nogil:
-                            offset = self.place(h, body)
-                    else:
-                        offset = self.place(h, body)
-                if offset < 0:
-                    raise os_error(<int>(offset + 1), "cannot write to", self.active.path)
+                offset = self.put(h, body, offset)
             except BaseException:
                 shared.unlock()
                 raise
@@ -678,6 +670,19 @@ cdef class Tail:
         shared.ring()
         if self.fsync == FSYNC_ALWAYS:
             self.sync_to(offset + h.count)
+        return offset
+
+    cdef int64_t put(self, FrameHeader *h, const char *body, int64_t offset) except -1:
+        """Under the lock, and `place` said `offset`: the base offset given, with room made for the frame when that is what it takes."""
+        while offset == -1:
+            self.make_room(frame_length(h), h.count)
+            if frame_length(h) >= LARGE or not self.stores:
+                with nogil:
+                    offset = self.place(h, body)
+            else:
+                offset = self.place(h, body)
+        if offset < 0:
+            raise os_error(<int>(offset + 1), "cannot write to", self.active.path)
         return offset
 
     # ---- durability --------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from seglog.engine.decisions cimport Decisions
 from seglog.engine.frame cimport Scratch
-from seglog.engine.layout cimport FrameHeader
+from seglog.engine.layout cimport FrameHeader, PlaceSlot
 from seglog.engine.log cimport Log
 from seglog.engine.source cimport Packed, Times
 
@@ -13,6 +13,13 @@ cdef struct PartEntry:              # of a decision: the offsets of one partitio
     int64_t start
     int64_t stop
     uint32_t path_size              # of the partition's directory, below the store's; the paths follow the entries
+    uint32_t reserved
+
+
+cdef struct MoveEntry:              # of a decision: a group's place in one partition
+    PlaceSlot slot                  # as it stands in the positions file
+    uint64_t file                   # the number of that file
+    uint32_t path_size              # of its path, below the store's directory
     uint32_t reserved
 
 
@@ -26,7 +33,8 @@ cdef class Transactions(Decisions):
 
     cdef Log ready(self, bint create)
     cdef dict parts_of(self, Log log, int64_t start, int64_t stop)
-    cdef int decide(self, list parts) except -1
+    cdef int append(self, Part part, list conditions) except -1
+    cdef int decide(self, list parts, dict moves, list conditions) except -1
     cdef Part new_part(self, Log log)
     cdef int put_back(self, list parts) except -1
 
@@ -34,7 +42,7 @@ cdef class Transactions(Decisions):
 cdef class Part:                    # what a transaction has for one partition
     cdef Log log
     cdef Scratch frames
-    cdef int64_t size, count, highest, start
+    cdef int64_t size, count, frame_count, highest, start
 
     cdef int add(self, object value, object key, object headers, object timestamp) except -1
     cdef int add_some(
@@ -46,6 +54,8 @@ cdef class Transaction:
     cdef Transactions home
     cdef list parts
     cdef dict by_log                # once there are many
+    cdef dict moves                 # place -> (offset, generation)
+    cdef list conditions            # to be called under the locks
     cdef list went                  # after the commit: (log, start, count)
     cdef readonly bint open
 

@@ -3,8 +3,11 @@
 
     buffer    frames are built as they come: nothing is written, no lock is held
     prepare   the locks of all partitions, in the order of their paths; every frame stored beyond its watermark
-    decide    one record in the transaction log says which offsets of which partitions hold. From here on it happened
-    publish   the watermarks move, the locks open
+    decide    one record in the transaction log says which offsets of which partitions hold, and which places of groups move.
+              From here on it happened
+    publish   the places move, the watermarks move, the locks open
+
+A single frame for a single partition needs none of that: it is appended.
 
 Who dies before the decision has done nothing. Who dies after it leaves frames that the next one to take each lock publishes
 (`Tail.repair`), and everybody who reads or waits looks (`Tail.finish`): the words of each partition say what is pending and where the
@@ -14,14 +17,14 @@ After a power cut a frame of a transaction holds only if the log has a decision 
 (`seglog.transactions` judges that once per boot, over all partitions, and writes down what does not hold). So that what was called durable is
 not undone by that, a partition's sync first makes the other parts durable, and then the decision (`make_durable`): parts before the record.
 
-A decision, in the value of a record: u32 kind (1: these offsets hold; 2: the decisions at these offsets do not), u32 n; then n `PartEntry`
-and their paths, UTF-8; or n int64. Little-endian.
+A decision, in the value of a record: u32 kind (1: this holds; 2: the decisions at these offsets do not), u32 n, u32 m, u32 0; then n `PartEntry`,
+m `MoveEntry`, and their paths, UTF-8; or n int64. Little-endian.
 """
 import bisect
 import os
 import threading
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -32,9 +35,11 @@ from seglog.engine.batch cimport Walk
 from seglog.engine.decisions cimport Decisions
 from seglog.engine.frame cimport Entry, Scratch, compress, encode
 from seglog.engine.layout cimport (
-    FIXED_STRIDE, FRAME_HEADER, FRAME_MAGIC, IN_TRANSACTION, LOWEST, MARK_UNSYNCED, SEGMENT_BYTES_MAX, SEGMENT_HEADER, FrameHeader, Mark, align8, frame_length,
+    FIXED_STRIDE, FRAME_HEADER, FRAME_MAGIC, IN_TRANSACTION, LOWEST, MARK_UNSYNCED, SEGMENT_BYTES_MAX, SEGMENT_HEADER, FrameHeader, Mark, PlaceSlot,
+    align8, frame_length,
 )
 from seglog.engine.log cimport Log, build_one
+from seglog.engine.places cimport Place
 from seglog.engine.record cimport pack_headers, to_us
 from seglog.engine.segment cimport Scanner, Segment, list_bases, open_segment
 from seglog.engine.source cimport Packed, Times, one_bytes, pack_header_list, packed, same_length
@@ -46,46 +51,70 @@ from seglog.engine.segment import segment_name, sync_directory
 cdef enum:
     HOLDS = 1
     VOID = 2
+    HEAD = 16                       # bytes before the entries of a decision
     SPARE = 16                      # parts that are kept with their memory, for the next transaction
     SPARE_BYTES = 1 << 20
     FEW = 8                         # partitions of a transaction that are looked for one by one
 
 
 def read_decision(bytes value not None):
-    """What a record of the transaction log says: ("holds", [(partition_id, start, stop, path)]) or ("void", [offsets of decisions]).
+    """What a record of the transaction log says: `(parts, moves, void)`. What holds: the offsets of partitions, as `(partition_id, start, stop, path)`,
+    and the commits of groups, as `(file, slot, path)`; or the offsets of decisions that do not.
 
-    Raises CorruptStore for what is neither.
+    Raises CorruptStore for what is no decision.
     """
     cdef const char *data = PyBytes_AS_STRING(value)
     cdef int64_t size = PyBytes_GET_SIZE(value), i, at
-    cdef uint32_t head[2]
+    cdef uint32_t head[4]
     cdef PartEntry entry
+    cdef MoveEntry move
     cdef int64_t offset
-    cdef list found = []
-    if size >= 8:
-        memcpy(head, data, 8)
-        if head[0] == VOID and size == 8 + 8 * <int64_t>head[1]:
+    cdef list parts = [], moves = [], void = []
+    if size >= HEAD:
+        memcpy(head, data, HEAD)
+        if head[0] == VOID and head[2] == 0 and size == HEAD + 8 * <int64_t>head[1]:
             for i in range(head[1]):
-                memcpy(&offset, data + 8 + 8 * i, 8)
-                found.append(offset)
-            return "void", found
-        at = 8 + <int64_t>sizeof(PartEntry) * head[1]
+                memcpy(&offset, data + HEAD + 8 * i, 8)
+                void.append(offset)
+            return parts, moves, void
+        at = paths_at(head)
         if head[0] == HOLDS and at <= size:
             for i in range(head[1]):
-                memcpy(&entry, data + 8 + <int64_t>sizeof(PartEntry) * i, sizeof(PartEntry))
-                if entry.path_size > size - at:
-                    break
-                found.append((entry.partition_id, entry.start, entry.stop, value[at:at + entry.path_size].decode()))
+                memcpy(&entry, data + HEAD + <int64_t>sizeof(PartEntry) * i, sizeof(PartEntry))
+                parts.append((entry.partition_id, entry.start, entry.stop, value[at:at + entry.path_size].decode(errors="replace")))
                 at += entry.path_size
-            else:
-                if at == size:
-                    return "holds", found
+            for i in range(head[2]):
+                memcpy(&move, data + HEAD + <int64_t>sizeof(PartEntry) * head[1] + <int64_t>sizeof(MoveEntry) * i, sizeof(MoveEntry))
+                slot = PyBytes_FromStringAndSize(<char *>&move.slot, sizeof(PlaceSlot))
+                moves.append((move.file, slot, value[at:at + move.path_size].decode(errors="replace")))
+                at += move.path_size
+            if at == size:
+                return parts, moves, void
     raise CorruptStore(f"a record of the transaction log has {size} bytes that are no decision; it was written by something that is not seglog")
+
+
+cdef int64_t paths_at(const uint32_t *head) noexcept:
+    """Where the paths begin in a decision of kind HOLDS."""
+    return HEAD + <int64_t>sizeof(PartEntry) * head[1] + <int64_t>sizeof(MoveEntry) * head[2]
 
 
 def void_decision(offsets) -> bytes:
     """The record that takes the decisions at these offsets back."""
-    return b"".join([(VOID).to_bytes(4, "little"), len(offsets).to_bytes(4, "little"), *[o.to_bytes(8, "little") for o in offsets]])
+    return b"".join([word.to_bytes(4, "little") for word in (VOID, len(offsets), 0, 0)] + [o.to_bytes(8, "little") for o in offsets])
+
+
+def moves_decision(moves) -> bytes:
+    """The record that says of groups where they are: `moves` as in `read_decision`."""
+    cdef MoveEntry entry
+    cdef list entries = [], paths = []
+    memset(&entry, 0, sizeof(entry))
+    for file, slot, path in moves:
+        name = path.encode()
+        entry.file, entry.path_size = file, <uint32_t>len(name)
+        memcpy(&entry.slot, <const char *>slot, sizeof(PlaceSlot))
+        entries.append(PyBytes_FromStringAndSize(<char *>&entry, sizeof(entry)))
+        paths.append(name)
+    return b"".join([word.to_bytes(4, "little") for word in (HOLDS, 0, len(entries), 0)] + entries + paths)
 
 
 def survey(path):
@@ -159,11 +188,31 @@ cdef class Transactions(Decisions):
         if log is None:
             return 0
         for record in log.records(max(since, log.first_offset)):
-            kind, parts = read_decision(record.value)
-            if kind == "holds":
-                for its, first, stop, path in parts:
-                    if its == partition_id and first == start:
-                        return record.offset + 1
+            for its, first, stop, path in read_decision(record.value)[0]:
+                if its == partition_id and first == start:
+                    return record.offset + 1
+        return 0
+
+    cdef object commit_of(self, uint64_t file, uint32_t partition, uint64_t sequence, int64_t since):
+        cdef Log log = self.ready(False)
+        cdef PlaceSlot slot
+        if log is None:
+            return None
+        for record in log.records(max(since, log.first_offset)):
+            for its, said, path in read_decision(record.value)[1]:
+                memcpy(&slot, <const char *>said, sizeof(slot))
+                if its == file and slot.partition == partition and slot.sequence == sequence:
+                    return said, record.offset + 1
+        return None
+
+    cdef int64_t durable(self) noexcept:
+        return 0 if self.log is None else platform.load_i64(&self.log.w.decided)
+
+    cdef int barrier(self) except -1:
+        cdef Log log = self.ready(False)
+        if log is not None:
+            log.lock()
+            log.shared.unlock()
         return 0
 
     cdef bint holds(self, uint64_t partition_id, int64_t start, int64_t stop) except -1:
@@ -174,11 +223,10 @@ cdef class Transactions(Decisions):
         if found is None:
             decisions, void = {}, set()
             for record in log.records():
-                kind, said = read_decision(record.value)
-                if kind == "void":
-                    void.update(said)
-                else:
-                    decisions[record.offset] = said
+                parts, _, taken_back = read_decision(record.value)
+                void.update(taken_back)
+                if parts:
+                    decisions[record.offset] = parts
             found = {}
             for offset, parts in decisions.items():
                 if offset not in void:
@@ -217,19 +265,19 @@ cdef class Transactions(Decisions):
         cdef Walk walk
         cdef Entry e
         cdef PartEntry entry
-        cdef uint32_t head[2]
+        cdef uint32_t head[4]
         cdef int64_t i, at
         for batch in log.batches(start, stop):
             walk = iter(batch)
             while walk.advance(&e):
-                if e.value_size < 8:
+                if e.value_size < HEAD:
                     continue
-                memcpy(head, e.value, 8)
-                at = 8 + <int64_t>sizeof(PartEntry) * head[1]
+                memcpy(head, e.value, HEAD)
+                at = paths_at(head)
                 if head[0] != HOLDS or at > e.value_size:
                     continue
                 for i in range(head[1]):
-                    memcpy(&entry, e.value + 8 + <int64_t>sizeof(PartEntry) * i, sizeof(PartEntry))
+                    memcpy(&entry, e.value + HEAD + <int64_t>sizeof(PartEntry) * i, sizeof(PartEntry))
                     if entry.path_size > e.value_size - at:
                         break
                     if entry.partition_id not in found:     # offsets only rise: the first that is met is the lowest
@@ -244,34 +292,62 @@ cdef class Transactions(Decisions):
 
     # ---- committing --------------------------------------------------------------------------------------------
 
-    cdef int decide(self, list parts) except -1:
+    cdef int append(self, Part part, list conditions) except -1:
+        """A transaction of one frame: there as a whole, or not at all, by itself."""
+        cdef Log log = part.log
+        cdef FrameHeader *h = <FrameHeader *>part.frames.data
+        log.lock()
+        try:
+            log.check_state()
+            for condition in conditions:
+                condition()
+            part.start = log.put(h, part.frames.data + FRAME_HEADER, log.place(h, part.frames.data + FRAME_HEADER))
+        finally:
+            log.shared.unlock()
+        log.shared.ring()
+        if log.fsync == 2:      # always
+            log.sync_to(part.start + part.count)
+        return 0
+
+    cdef int decide(self, list parts, dict moves, list conditions) except -1:
         """Prepare, decide, publish. All or nothing, whatever happens in between."""
         cdef Log log = self.ready(True), one
         cdef Part part
+        cdef Place place
         cdef PartEntry entry
+        cdef MoveEntry move
         cdef FrameHeader h
-        cdef int64_t since, decision, taken = 0, at = 8, size
+        cdef int64_t since, decision, taken = 0, announced = 0, at = HEAD, size, i
         cdef uint32_t *head
-        cdef bint done = False
+        cdef bint done = False, always = False
         cdef char small[1024]
         cdef char *said = small
-        size = 8 + len(parts) * <int64_t>sizeof(PartEntry)
+        cdef list places = list(moves)
+        size = HEAD + len(parts) * <int64_t>sizeof(PartEntry) + len(places) * <int64_t>sizeof(MoveEntry)
         for part in parts:
             if part.log.place_name is None:
                 part.log.place_name = os.path.relpath(part.log.path, self.root).encode()
             size += PyBytes_GET_SIZE(part.log.place_name)
+            always |= part.log.fsync == 2
+        for place in places:
+            if place.name is None:
+                place.name = os.path.relpath(place.path, self.root).encode()
+            size += PyBytes_GET_SIZE(place.name)
+            always |= place.log.fsync == 2
         if size > <int64_t>sizeof(small):
             said = <char *>PyMem_RawMalloc(size)
             if said == NULL:
                 raise MemoryError()
         head = <uint32_t *>said
-        head[0], head[1] = HOLDS, <uint32_t>len(parts)
-        size = 8 + len(parts) * <int64_t>sizeof(PartEntry)
+        head[0], head[1], head[2], head[3] = HOLDS, <uint32_t>len(parts), <uint32_t>len(places), 0
+        size = paths_at(head)
         try:
             for part in parts:
                 part.log.lock()
                 taken += 1
                 part.log.check_state()
+            for condition in conditions:
+                condition()
             platform.failpoint("decide.locked")
             since = log.next_offset
             for part in parts:
@@ -283,6 +359,18 @@ cdef class Transactions(Decisions):
                 memcpy(said + size, PyBytes_AS_STRING(part.log.place_name), entry.path_size)
                 at += <int64_t>sizeof(PartEntry)
                 size += entry.path_size
+            for i in range(len(places)):
+                place = <Place>places[i]
+                offset, generation = moves[place]
+                announced += 1
+                place.announce(offset, generation, since, &move.slot)
+                move.file, move.reserved = place.file, 0
+                move.path_size = <uint32_t>PyBytes_GET_SIZE(place.name)
+                memcpy(said + at, &move, sizeof(MoveEntry))
+                memcpy(said + size, PyBytes_AS_STRING(place.name), move.path_size)
+                at += <int64_t>sizeof(MoveEntry)
+                size += move.path_size
+                platform.failpoint("decide.announced")
             platform.failpoint("decide.prepared")
             memset(&h, 0, FRAME_HEADER)
             h.magic = FRAME_MAGIC
@@ -291,14 +379,29 @@ cdef class Transactions(Decisions):
             h.base_timestamp = h.max_timestamp = log.now()
             h.body_length = <uint32_t>size
             h.body_hash = xxh3_64(said, size)
-            decision = log.commit(&h, said) + 1
-            done = True
-            platform.failpoint("decide.decided")
+            log.lock()
+            try:
+                for place in places:
+                    place.check_owner()     # whoever takes a place over passes through this lock first
+                decision = log.put(&h, said, log.place(&h, said)) + 1
+                done = True
+                platform.failpoint("decide.decided")
+                at = HEAD + len(parts) * <int64_t>sizeof(PartEntry)
+                for place in places:
+                    memcpy(&move, said + at, sizeof(MoveEntry))
+                    place.decided(&move.slot, decision)
+                    at += <int64_t>sizeof(MoveEntry)
+            finally:
+                log.shared.unlock()
+            log.shared.ring()
             for part in parts:
                 part.log.publish(decision)
         finally:
             if said != small:
                 PyMem_RawFree(said)
+            if not done:
+                for i in range(announced):
+                    (<Place>places[i]).renounce()
             for part in parts:
                 if taken == 0:
                     break
@@ -309,7 +412,7 @@ cdef class Transactions(Decisions):
                 one.shared.unlock()
                 if done:
                     one.shared.ring()
-        if (<Part>parts[0]).log.fsync == 2:     # always
+        if always:
             self.make_durable(decision)
             for part in parts:
                 part.log.sync_to(part.start + part.count)
@@ -319,7 +422,7 @@ cdef class Transactions(Decisions):
         """A transaction to fill."""
         cdef Transaction tx = Transaction.__new__(Transaction)
         tx.home = self
-        tx.parts, tx.went = [], []
+        tx.parts, tx.went, tx.moves, tx.conditions = [], [], {}, []
         tx.open = True
         return tx
 
@@ -332,7 +435,7 @@ cdef class Transactions(Decisions):
             part = Part.__new__(Part)
             part.frames = Scratch.__new__(Scratch)
         part.log = log
-        part.size = part.count = 0
+        part.size = part.count = part.frame_count = 0
         part.highest = LOWEST
         return part
 
@@ -422,6 +525,7 @@ cdef class Part:
     cdef int added(self, const FrameHeader *h) except -1:
         self.size += frame_length(h)
         self.count += h.count
+        self.frame_count += 1
         self.highest = max(self.highest, h.max_timestamp)
         if self.size > SEGMENT_BYTES_MAX - SEGMENT_HEADER:
             raise RecordTooLarge(
@@ -478,10 +582,25 @@ cdef class Transaction:
             raise
         return 0
 
+    def move(self, Place place not None, int64_t offset, uint64_t generation=0):
+        """The group's place is at `offset` when this commits. Raises Fenced, OffsetOutOfRange now, and Fenced again then, if it is to."""
+        if not self.open:
+            raise ClosedError("the transaction is over: it was committed, or given up, before this call. Nothing was committed.")
+        if place.log.decisions is not self.home:
+            raise ValueError(f"{place.log.path} belongs to another store than the transaction. Nothing was committed.")
+        place.check(offset)
+        self.moves[place] = offset, generation
+
+    def require(self, condition):
+        """`condition()` is called when this commits, under the locks of all its partitions, before anything is written; what it raises gives
+        the transaction up. It may read, and must be short."""
+        self.conditions.append(condition)
+
     def commit(self):
         """All of it is there, for every process, when this returns; after an error none is.
 
-        Raises StoreFull, PartitionFailed, LockTimeout, ClosedError. Committing twice raises ClosedError.
+        Raises StoreFull, PartitionFailed, LockTimeout, ClosedError; Fenced for a place that is another member's now. Committing twice
+        raises ClosedError.
         """
         cdef list parts = self.parts
         cdef Part part
@@ -492,10 +611,14 @@ cdef class Transaction:
         try:
             if len(parts) > 1:
                 parts = sorted([part for part in parts if (<Part>part).count], key=by_path)
-            if parts and (<Part>parts[0]).count:
-                self.home.decide(parts)
-                for part in parts:
-                    self.went.append((part.log, part.start, part.count))
+            elif parts and (<Part>parts[0]).count == 0:
+                parts = []
+            if len(parts) == 1 and not self.moves and (<Part>parts[0]).frame_count == 1:
+                self.home.append(<Part>parts[0], self.conditions)
+            elif parts or self.moves:
+                self.home.decide(parts, self.moves, self.conditions)
+            for part in parts:
+                self.went.append((part.log, part.start, part.count))
         finally:
             self.home.put_back(parts)
 

@@ -25,6 +25,7 @@ from seglog.clock import Clock, seconds
 from seglog.config import choice
 from seglog.engine.log import Log
 from seglog.engine.places import Place, first_ready
+from seglog.engine.transactions import Transaction
 from seglog.errors import (
     ClosedError,
     ConfigError,
@@ -358,7 +359,9 @@ class Consumer:
             finally:
                 if told and self._on_revoke is not None:
                     self._on_revoke(self, by_topic(told))
-            if self._sync_commits:
+            # What a transaction committed and waits for the disk is written by its owner, and by nobody else.
+            young = any(self._places[where].young for where in lost if where in self._places)
+            if self._sync_commits or (young and self._sync_close):
                 self.sync()
         finally:
             for where in lost:
@@ -482,13 +485,21 @@ class Consumer:
 
     # ---- commit -----------------------------------------------------------------------------------
 
-    def commit(self, what: Record | Batch | Mapping[int, int] | Mapping[TopicPartition, int] | None = None) -> None:
+    def commit(
+        self,
+        what: Record | Batch | Mapping[int, int] | Mapping[TopicPartition, int] | None = None,
+        *,
+        tx: Transaction | None = None,
+    ) -> None:
         """The group is done with what was handed out; or up to and with a record or a batch; or with all before the given
         offset of each partition, `{partition: offset}`, or `{(topic, partition): offset}` with several topics.
 
         Cost: a hash and a store per partition, well under a microsecond for a record; with `fsync="always"` one fdatasync as well.
         With "interval" the store's upkeep does that. Raises OffsetOutOfRange for an offset that is not there yet, and
         Fenced for a partition that is not this member's (any more); then nothing was committed.
+
+        With `tx`, a transaction of the store, the group is done with it when that commits, and only if it does; a partition that
+        is another member's by then raises Fenced, and gives the transaction up. For `commit="manual"`.
 
         >>> import seglog
         >>> with seglog.open("data") as store:
@@ -501,20 +512,30 @@ class Consumer:
         ...         consumer.committed(0)
         1
         """
-        if type(what) is Record and not self._sync_commits:
+        if type(what) is Record:
             place = self._places.get((what.topic, what.partition))  # type: ignore[arg-type]
-            if place is not None:
+            if place is not None and tx is None and not self._sync_commits:
                 place.commit(what.offset + 1, self._seen)
                 return
+            if place is not None and tx is not None and self._commit_mode == "manual":
+                tx.move(place, what.offset + 1, self._seen)
+                return
         self._check()
+        if tx is not None and self._commit_mode != "manual":
+            raise ConfigError(
+                f'this consumer commits by itself (commit="{self._commit_mode}"), so a transaction cannot: open it with '
+                'commit="manual". Nothing was committed.',
+                setting="commit",
+                value=self._commit_mode,
+            )
         if what is None:
-            self._commit_moved(self._places)
+            self._commit_moved(self._places, tx)
         elif isinstance(what, Batch):
-            self._commit_all({self._whose(what): what.next_offset})
+            self._commit_all({self._whose(what): what.next_offset}, tx)
         elif isinstance(what, Record):
-            self._commit_all({self._whose(what): what.offset + 1})
+            self._commit_all({self._whose(what): what.offset + 1}, tx)
         elif isinstance(what, Mapping):
-            self._commit_all({self._where(key): one_offset(offset, "offset") for key, offset in what.items()})
+            self._commit_all({self._where(key): one_offset(offset, "offset") for key, offset in what.items()}, tx)
         else:
             raise TypeError(
                 f"commit takes a record, a batch or {{partition: offset}}, not {type(what).__name__}: {what!r}"
@@ -530,12 +551,16 @@ class Consumer:
             )
         return what.topic, what.partition
 
-    def _commit_moved(self, places: Iterable[TopicPartition]) -> None:
+    def _commit_moved(self, places: Iterable[TopicPartition], tx: Transaction | None = None) -> None:
         here = self._places
-        self._commit_all({where: here[where].at for where in places if where in here and here[where].moved})
+        self._commit_all({where: here[where].at for where in places if where in here and here[where].moved}, tx)
 
-    def _commit_all(self, offsets: Mapping[TopicPartition, int]) -> None:
+    def _commit_all(self, offsets: Mapping[TopicPartition, int], tx: Transaction | None = None) -> None:
         places = [(self._owned(where), offset) for where, offset in offsets.items()]
+        if tx is not None:
+            for place, offset in places:
+                tx.move(place, offset, self._seen)
+            return
         for place, offset in places:  # all are right before the first is stored
             place.check(offset)
         for place, offset in places:

@@ -6,7 +6,7 @@
     +-------+-------+-------+-------+-------+-------+---
     |<- the count ->|<-partition 0->|<-partition 1->|
 
-    one slot, 64 bytes, little-endian; behind slot A stands the member that owns the place, for this boot only
+    one slot, 64 bytes, little-endian; behind slot A stand the member that owns the place and two young slots, for this boot only
     +0  magic       u32   "SLCP"
     +4  partition   u32   the number of the partition; 0xFFFFFFFF in the first pair
     +8  offset      i64   of the next record to be received; in the first pair, how many partitions follow
@@ -15,11 +15,15 @@
     +28 generation  u32   of the group's membership, at that moment
     +32 topic       u64   the topic's id, so that a topic made anew under an old name does not inherit a place in it
     +40 timestamp   i64   when, µs since the epoch
-    +48 reserved    u64   0
+    +48 file        u64   in the first pair the file's own number, random; else 0
     +56 hash        u64   XXH3-64 of the 56 bytes before
 
 A slot is valid if and only if its magic, partition, topic and hash are right. Commits go to the two slots in turn; the first one to
 both, so that from then on a damaged slot always has a good neighbour: what is read is the last commit or the one before.
+
+A commit of a transaction stands in a young slot until the transaction is on disk, and `sync` then puts it into A or B
+(`engine.places`). What a power cut took from the young ones is in the decisions of the transactions that hold: `restore`
+puts it back.
 
 It promises that a commit survives the death of the process when it returns, and a power cut after `sync()`. Two valid
 slots that never were are "nothing committed yet"; two damaged ones raise CorruptStore, and nobody guesses.
@@ -33,10 +37,12 @@ from __future__ import annotations
 
 import mmap
 import os
+import secrets
 import struct
 import sys
 import threading
 import weakref
+from collections.abc import Mapping as Mappings
 from typing import NamedTuple
 
 import xxhash
@@ -46,13 +52,14 @@ from seglog.engine.log import Log
 from seglog.engine.mapping import Mapping
 from seglog.engine.places import Place, home_of
 from seglog.errors import ClosedError, CorruptStore, ForkedHandle, StoreIOError
-from seglog.files import O_BINARY, make_directory, sync_data, told, write_all, write_whole
+from seglog.files import O_BINARY, make_directory, read_whole, sync_data, told, write_all, write_whole
 
-__all__ = ["Commit", "Positions"]
+__all__ = ["Commit", "Positions", "move_of", "restore"]
 
 SECTOR = 512
 PAIR = 2 * SECTOR
 SLOT = struct.Struct("<IIqQIIQqQ")  # all but the hash
+FILE = 8  # its field `file`
 HASH = struct.Struct("<Q")
 SLOT_BYTES = SLOT.size + HASH.size
 MAGIC = int.from_bytes(b"SLCP", "little")
@@ -107,6 +114,7 @@ class Positions:
                 self._make(partitions)
                 self._fd = os.open(self.path, os.O_RDWR | O_BINARY)
             self._home = home_of(self._fd)
+            self._number = number_of(self._head(), self.topic_id)
             self.partitions = self._count().offset
             self._map = Mapping(self._fd, PAIR * (1 + self.partitions), True)
             self.grow(partitions)
@@ -118,8 +126,9 @@ class Positions:
         """A whole new file, under its name in one step."""
         make_directory(os.path.dirname(self.path) or ".")
         data = bytearray(PAIR * (1 + partitions))
+        number = new_number()
         for sequence in (1, 2):
-            put(data, COUNT, Commit(partitions, sequence, 0, 0, 0), self.topic_id)
+            put(data, COUNT, Commit(partitions, sequence, 0, 0, 0), self.topic_id, number)
         write_whole(self.path, bytes(data))
 
     def _head(self) -> bytes:
@@ -156,7 +165,7 @@ class Positions:
                 self._write_at(PAIR * (1 + last.offset), bytes(PAIR * (partitions - last.offset)))
                 os.fsync(self._fd)
                 head = bytearray(PAIR)
-                put(head, COUNT, Commit(partitions, last.sequence + 1, 0, 0, 0), self.topic_id)
+                put(head, COUNT, Commit(partitions, last.sequence + 1, 0, 0, 0), self.topic_id, self._number)
                 at = SECTOR * ((last.sequence + 1) & 1)
                 self._write_at(at, bytes(head[at : at + SLOT_BYTES]))
                 os.fsync(self._fd)
@@ -174,7 +183,7 @@ class Positions:
         """The group's place in the partition of `log`; `take` it before committing."""
         self._check()
         assert self._map is not None
-        place = Place(log, self._map, self.topic_id, self._home)
+        place = Place(log, self._map, self.topic_id, self._home, self._number, self.path)
         with self._lock:
             self._places[place] = None
         return place
@@ -189,7 +198,7 @@ class Positions:
             if log.partition >= self.partitions:
                 return None
             assert self._map is not None
-            return Place(log, self._map, self.topic_id, self._home)
+            return Place(log, self._map, self.topic_id, self._home, self._number, self.path)
 
     def forget(self, place: Place) -> None:
         """The place was given to another member; what was committed there is synced with the rest."""
@@ -206,7 +215,8 @@ class Positions:
             return self._dirty_left or any(place.dirty for place in self._places)
 
     def sync(self) -> None:
-        """Returns when every commit before it survives a power cut. One fdatasync.
+        """Returns when every commit before it survives a power cut. One fdatasync, and those of the transactions that commits
+        belong to.
 
         A sync that fails is final: the kernel may call the same pages clean the next time, so nothing is promised any
         more until the file is opened anew.
@@ -219,6 +229,8 @@ class Positions:
                 place.dirty = False
             try:
                 with told(self.path, "sync the committed positions"):
+                    for place in self._places:
+                        place.flush()
                     if sys.platform != "linux" and self._map is not None:
                         self._map.flush()
                     sync_data(self._fd)
@@ -288,10 +300,10 @@ class Positions:
         return f"<Positions {self.path}, {self.partitions} partitions{', closed' if self.closed else ''}>"
 
 
-def put(data: mmap.mmap | bytearray, partition: int, commit: Commit, topic_id: int) -> None:
+def put(data: mmap.mmap | bytearray, partition: int, commit: Commit, topic_id: int, number: int = 0) -> None:
     """Into the slot that its sequence says: even ones go to the first of the pair, odd ones to the second."""
     offset, sequence, epoch, generation, timestamp = commit
-    body = SLOT.pack(MAGIC, partition, offset, sequence, epoch, generation, topic_id, timestamp, 0)
+    body = SLOT.pack(MAGIC, partition, offset, sequence, epoch, generation, topic_id, timestamp, number)
     at = PAIR * ((partition + 1) & COUNT) + SECTOR * (sequence & 1)
     data[at : at + SLOT_BYTES] = body + HASH.pack(xxhash.xxh3_64_intdigest(body))
 
@@ -319,6 +331,53 @@ def owners(data: bytes) -> set[int]:
     """The ids of the topics that the first pair of slots names."""
     slots = [data[at : at + SLOT_BYTES] for at in (0, SECTOR)]
     return {SLOT.unpack_from(slot)[6] for slot in slots if intact(slot)}
+
+
+def new_number() -> int:
+    """For a file that is made: what a decision says about another one of the same name is not about it."""
+    return secrets.randbits(63) + 1
+
+
+def number_of(data: bytes, topic_id: int) -> int:
+    """The file's own number, from its first pair of slots; 0 when that is damaged."""
+    found = 0
+    for slot in (data[at : at + SLOT_BYTES] for at in (0, SECTOR)):
+        if intact(slot) and SLOT.unpack_from(slot)[6] == topic_id:
+            found = SLOT.unpack_from(slot)[FILE]
+    return found
+
+
+def move_of(slot: bytes) -> tuple[int, int]:
+    """The partition and the sequence of a commit that a decision holds."""
+    _, partition, _, sequence, *_ = SLOT.unpack_from(slot)
+    return partition, sequence
+
+
+def restore(path: str, number: int, slots: Mappings[int, bytes]) -> None:
+    """In a new boot, before anybody opens the file: the commits of transactions that hold, by partition, where the file has
+    only older ones. Nothing where it is another file by now, or damaged. On disk when it returns."""
+    try:
+        fd = os.open(path, os.O_RDWR | O_BINARY)
+    except FileNotFoundError:
+        return  # the group was deleted, with its places
+    try:
+        data, written = read_whole(path), False
+        for partition, slot in slots.items():
+            _, _, _, sequence, _, _, topic_id, _, _ = SLOT.unpack_from(slot)
+            pair = PAIR * (1 + partition)
+            if number_of(data, topic_id) != number or len(data) < pair + PAIR:
+                continue
+            found, _ = pair_of(data, partition, topic_id)
+            if found is not None and found.sequence >= sequence:
+                continue
+            for at in (0, SECTOR) if found is None else (SECTOR * (sequence & 1),):
+                os.lseek(fd, pair + at, os.SEEK_SET)
+                write_all(fd, slot)
+            written = True
+        if written:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def intact(slot: bytes | bytearray) -> bool:

@@ -10,30 +10,43 @@ decision may be lost. So before any partition of the store is opened in a new bo
     each partition ends where its frames end, or at the first frame of a transaction without a decision
     a decision does not hold when a part of it lies behind the end of its partition: then that partition's other parts, and with
     them everything behind, end there too; until nothing changes any more
+    nor does one that moves the place of a group on from where a decision moved it that does not hold
 
 What does not hold is written down in the log, for this boot and all later ones: a partition that is opened only then must be
-told the same. Nothing that was called durable is behind such an end, since a sync makes the other parts durable first.
+told the same. Nothing that was called durable is behind such an end, since a sync makes the other parts durable first. Then the
+places of groups are moved to where the decisions that hold say: a commit in a transaction is on the disk there, and nowhere else.
 """
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from seglog.engine.liveness import Liveness
 from seglog.engine.log import Log
 from seglog.engine.places import home_of
-from seglog.engine.transactions import Transactions, read_decision, survey, void_decision
+from seglog.engine.transactions import Transactions, moves_decision, read_decision, survey, void_decision
 from seglog.files import O_BINARY, FileLock, has_segments, told, write_all
+from seglog.positions import move_of, restore
 
 __all__ = ["FOLDER", "exists", "judge", "open_log", "settle", "trim"]
 
 FOLDER = "txn"
 KEPT_BYTES = 64 << 20  # of decisions, before the oldest are let go
+MOVES_MAX = 1000  # places in one record
 
 Part = tuple[int, int, int, str]  # partition_id, start, stop, path
+Move = tuple[int, bytes, str]  # the number of a positions file, a slot of it, its path
+Where = tuple[int, int, str]  # the number of a positions file, a partition, its path
+
+
+class Decision(NamedTuple):
+    """What happened, or did not, all at once."""
+
+    parts: list[Part]
+    moves: list[Move]
 
 
 def exists(root: str) -> bool:
@@ -80,11 +93,12 @@ def settle(root: str, transactions: Transactions, log: Log, timeout: float) -> N
                 os.lseek(fd, 0, os.SEEK_SET)
                 if os.read(fd, 8) == home:
                     return
-                decisions, void = decisions_in(log)
-                fallen = judge(root, {offset: parts for offset, parts in decisions.items() if offset not in void})
+                decisions = decisions_in(log)
+                fallen = judge(root, decisions)
                 if fallen:
                     log.append(void_decision(fallen))
                     log.sync()
+                move(root, [decision for offset, decision in decisions.items() if offset not in fallen])
                 transactions.settled(log)
                 os.lseek(fd, 0, os.SEEK_SET)
                 write_all(fd, home)
@@ -92,28 +106,54 @@ def settle(root: str, transactions: Transactions, log: Log, timeout: float) -> N
             os.close(fd)
 
 
-def decisions_in(log: Log) -> tuple[dict[int, list[Part]], set[int]]:
-    """What was decided, by the offset of the decision, and which of them were taken back."""
-    decisions: dict[int, list[Part]] = {}
-    void: set[int] = set()
+def decisions_in(log: Log) -> dict[int, Decision]:
+    """What was decided and not taken back, by the offset of the decision."""
+    decisions: dict[int, Decision] = {}
     for record in log.records():
-        kind, said = read_decision(record.value or b"")
-        if kind == "void":
-            void.update(said)
-        else:
-            decisions[record.offset] = said
-    return decisions, void
+        parts, moves, void = read_decision(record.value or b"")
+        for offset in void:
+            decisions.pop(offset, None)
+        if parts or moves:
+            decisions[record.offset] = Decision(parts, moves)
+    return decisions
 
 
-def judge(root: str, decisions: dict[int, list[Part]]) -> list[int]:
+def last_moves(decisions: Iterable[Decision]) -> dict[Where, tuple[int, Move]]:
+    """Where each place was moved last, and the sequence of that commit."""
+    last: dict[Where, tuple[int, Move]] = {}
+    for decision in decisions:
+        for one in decision.moves:
+            where, sequence = place_of(one)
+            if sequence > last.get(where, (0, one))[0]:
+                last[where] = sequence, one
+    return last
+
+
+def place_of(move: Move) -> tuple[Where, int]:
+    """The place that a commit is for, and its sequence there."""
+    number, slot, path = move
+    partition, sequence = move_of(slot)
+    return (number, partition, path), sequence
+
+
+def move(root: str, decisions: Iterable[Decision]) -> None:
+    """Put the places of groups where the decisions say that hold."""
+    files: dict[tuple[str, int], dict[int, bytes]] = {}
+    for (number, partition, path), (_, (_, slot, _)) in last_moves(decisions).items():
+        files.setdefault((path, number), {})[partition] = slot
+    for (path, number), slots in files.items():
+        restore(os.path.join(root, path), number, slots)
+
+
+def judge(root: str, decisions: dict[int, Decision]) -> list[int]:
     """The decisions that do not hold, given what is on the disk; sorted."""
     ends: dict[int, int] = {}
     durable: dict[int, int] = {}
     decided: dict[int, list[tuple[int, int]]] = {}
-    for parts in decisions.values():
+    for parts, _ in decisions.values():
         for identity, start, stop, _ in parts:
             decided.setdefault(identity, []).append((start, stop))
-    for path in {path: None for parts in decisions.values() for *_, path in parts}:
+    for path in {path: None for parts, _ in decisions.values() for *_, path in parts}:
         try:
             found = survey(os.path.join(root, path))
         except (FileNotFoundError, NotADirectoryError):
@@ -129,30 +169,41 @@ def judge(root: str, decisions: dict[int, list[Part]]) -> list[int]:
                 ends[identity] = min(ends[identity], start)
                 break
     fallen: set[int] = set()
+    stuck: dict[Where, int] = {}  # places, and the first of their commits that did not happen
     while True:
         missing = {
             offset
-            for offset, parts in decisions.items()
-            if offset not in fallen and any(stop > ends.get(identity, stop) for identity, _, stop, _ in parts)
+            for offset, decision in decisions.items()
+            if offset not in fallen
+            and (
+                any(stop > ends.get(identity, stop) for identity, _, stop, _ in decision.parts)
+                or any(sequence > stuck.get(where, sequence) for where, sequence in map(place_of, decision.moves))
+            )
         }
         if not missing:
             return sorted(fallen)
         fallen |= missing
         for offset in missing:
-            for identity, start, stop, _ in decisions[offset]:
+            for identity, start, stop, _ in decisions[offset].parts:
                 if stop > durable.get(identity, stop):
                     ends[identity] = min(ends[identity], start)
+            for where, sequence in map(place_of, decisions[offset].moves):
+                stuck[where] = min(sequence, stuck.get(where, sequence))
 
 
 def trim(log: Log, logs: Callable[[str], Log | None]) -> None:
     """Let go of decisions that nobody will ask for again: every partition they are about has written down that it is durable
-    beyond them. `logs` gives the log at a path, None when there is none."""
+    beyond them, and where groups are is said once more. `logs` gives the log at a path, None when there is none."""
     if log.statistics()["size_bytes"] < KEPT_BYTES:
         return
     before = log.next_offset
-    decisions, _ = decisions_in(log)
-    for path in {path: None for parts in decisions.values() for *_, path in parts}:
+    decisions = decisions_in(log)
+    for path in {path: None for parts, _ in decisions.values() for *_, path in parts}:
         its = logs(path)
         if its is not None:
             its.checkpoint()
+    moves = [one for _, one in last_moves(decisions.values()).values()]
+    for some in (moves[at : at + MOVES_MAX] for at in range(0, len(moves), MOVES_MAX)):
+        log.append(moves_decision(some))
+    log.sync()
     log.trim(before)

@@ -100,7 +100,7 @@ ENTRY = Structure("Entry", "u32 offset_delta, u32 position, i64 max_timestamp")
 SLOT = Structure(
     "Slot",
     """u32 magic, u32 partition, i64 offset, u64 sequence, u32 epoch, u32 generation, u64 topic, i64 timestamp
-    u64 reserved, u64 hash""",
+    u64 file, u64 hash""",
 )
 Header, Mark, Index, Entry, Slot = HEADER.tuple, MARK.tuple, INDEX.tuple, ENTRY.tuple, SLOT.tuple
 

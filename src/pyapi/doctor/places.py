@@ -6,7 +6,7 @@ from typing import Any
 
 from seglog.doctor.report import Finding
 from seglog.doctor.things import say
-from seglog.positions import COUNT, PAIR, SLOT_BYTES, Commit, owners, pair_of, put
+from seglog.positions import COUNT, PAIR, SLOT_BYTES, Commit, new_number, number_of, owners, pair_of, put
 
 __all__ = ["Places"]
 
@@ -47,13 +47,15 @@ class Places:
         what = "how many partitions it has" if partition == COUNT else f"partition {partition}"
         about = self.about | {"what": what}
         if good is None and partition == COUNT:
+            number = new_number()
             for sequence in (1, 2):
-                put(mended, COUNT, Commit(count, sequence, 0, 0, 0), self.topic_id)
+                put(mended, COUNT, Commit(count, sequence, 0, 0, 0), self.topic_id, number)
             return say("count", self.path, position=at, size=PAIR, count=count, **about)
         if not damaged:
             return None
         if good is not None:
-            put(mended, partition, good._replace(sequence=good.sequence + 1), self.topic_id)
+            number = number_of(bytes(mended), self.topic_id) if partition == COUNT else 0
+            put(mended, partition, good._replace(sequence=good.sequence + 1), self.topic_id, number)
             return say("place slot", self.path, position=damaged[0], size=SLOT_BYTES, **about)
         mended[at : at + PAIR] = bytes(PAIR)
         if len(damaged) == 1:

@@ -168,6 +168,16 @@ class PartsOfTransactions(Breaks):
         transactions.judge = lambda root, decisions: []
 
 
+class TransactionsWithoutTheirCommits(Breaks):
+    """After a boot nobody puts the groups where the transactions that hold say."""
+
+    fsync = "interval"
+    says = "is there, and"
+
+    def prepare(self, judge: Any) -> None:
+        transactions.move = lambda root, decisions: None
+
+
 def segments(judge: Any) -> list[str]:
     folder = judge.path
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -213,6 +223,7 @@ KINDS: dict[str, type[Breaks]] = {
     "offsets-again": OffsetsAgain,
     "tail-comes-back": TailComesBack,
     "parts-of-transactions": PartsOfTransactions,
+    "transactions-without-their-commits": TransactionsWithoutTheirCommits,
 }
 
 

@@ -3,7 +3,7 @@
     ["create", name, incarnation, partitions] ["created", name, incarnation]   ["delete", name] ["deleted", name]
     ["grow", name, partitions] ["grown", name, partitions]       ["in", key, ...]    what workload.py says, of one partition
     ["commit", place, offset] ["committed", place]               ["kept", place]     the commits before are on disk
-    ["tx", op, {key: [id ...]}]                                  what a transaction is to write, beside the "write" of each key
+    ["tx", op, {key: [id ...]}, {place: offset}]                 what a transaction is to write and commit, beside "write" and "commit"
 
 Some topics are compacted; there a part of a transaction goes when a later record of its key is there.
 
@@ -11,7 +11,7 @@ An incarnation is a topic made under a name; a key is `name#incarnation/partitio
 
 Promised besides what judge.py says of each partition: what `topic()` returned exists, and what `delete_topic` returned from does not; all partitions
 of a topic are there; a group stands where it committed last before a sync, or where it committed later; a topic made anew under an
-old name inherits no record and no place; of a transaction all is there or nothing, in all of its partitions that still exist.
+old name inherits no record and no place; of a transaction all is there or nothing, in all of its partitions that still exist, and the group stands behind it, or before.
 """
 
 from __future__ import annotations
@@ -195,14 +195,30 @@ class Program:
             else:
                 for value in values:
                     topic.send(value, key=b"key" if keyed else None, partition=partition, tx=tx)
-        self.say("tx", op, said)
+        moves = self.moves_of(tx) if self.rng.random() < 0.6 else {}
+        self.say("tx", op, said, moves)
+        for place, offset in moves.items():
+            self.say("commit", place, offset)
         tx.commit()
+        for place in moves:
+            self.say("committed", place)
+            if self.fsync == "always":
+                self.say("kept", place)
         for name, span in tx.spans:
             self.say("in", self.key(name, span.partition), "wrote", op, self.fsync, list(range(span.start, span.stop)))
 
     def _keyed(self, topic: Any) -> bool:
         """Whether what is sent now has the one key there is."""
         return bool(topic.config.compact) and self.rng.random() < 0.5
+
+    def moves_of(self, tx: Any) -> dict[str, int]:
+        """What one more batch of some group moves, in a transaction."""
+        got = self.some_batch()
+        if got is None:
+            return {}
+        consumer, batch, place = got
+        consumer.commit(batch, tx=tx)
+        return {place: batch.next_offset}
 
     def sync(self) -> None:
         keys = [(key, log, log.next_offset) for key, log in self.keys()]
@@ -224,8 +240,19 @@ class Program:
                 self.say("kept", f"{self.key(topic, partition)} {group}")
 
     def consume(self) -> None:
+        got = self.some_batch()
+        if got is not None:
+            consumer, batch, place = got
+            self.say("commit", place, batch.next_offset)
+            consumer.commit(batch)
+            self.say("committed", place)
+            if self.fsync == "always":
+                self.say("kept", place)
+
+    def some_batch(self) -> tuple[Any, Any, str] | None:
+        """The next one of some group, and its place."""
         if not self.incarnations:
-            return
+            return None
         name, group = self.rng.choice(sorted(self.incarnations)), self.rng.choice(GROUPS)
         consumer = self.consumers.get((group, name))
         if consumer is None:
@@ -239,14 +266,8 @@ class Program:
             for partition in where:
                 with contextlib.suppress(OffsetOutOfRange):
                     consumer.seek(partition, error.resume_offset)  # type: ignore[attr-defined]
-            return
-        if batch is not None:
-            place = f"{self.key(name, batch.partition)} {group}"
-            self.say("commit", place, batch.next_offset)
-            consumer.commit(batch)
-            self.say("committed", place)
-            if self.fsync == "always":
-                self.say("kept", place)
+            return None
+        return None if batch is None else (consumer, batch, f"{self.key(name, batch.partition)} {group}")
 
     def leave(self) -> None:
         if self.consumers:
@@ -308,7 +329,7 @@ class StoreModel:
         self.partitions: dict[str, Model] = {}  # by key
         self.topics: dict[str, set[int]] = {}  # by name: the incarnations that may be there; 0 is none
         self.counts: dict[int, set[int]] = {}  # by incarnation: how many partitions it may have
-        self.transactions: dict[str, dict[str, list[int]]] = {}  # by op: the ids of each key
+        self.transactions: dict[str, tuple[dict[str, list[int]], dict[str, int]]] = {}  # by op: the ids of each key; where places went
         self.places: dict[str, list[int]] = {}  # by place: the commits since the last that was kept, that one first; -1 is none
         self.levels: set[str] = set()
 
@@ -344,7 +365,9 @@ class StoreModel:
             else:
                 self.counts[incarnation] = {rest[1]}
         elif what == "tx":
-            self.transactions[rest[0]] = rest[1]
+            self.transactions[rest[0]] = rest[1], rest[2]
+        elif what == "tx gone":
+            del self.transactions[rest[0]]
         elif what == "commit":
             self.places.setdefault(rest[0], [-1]).append(rest[1])
         elif what == "kept" and rest[0] in self.places:
@@ -416,6 +439,7 @@ class StoreJudge:
         there = store.topics()
         program.incarnations.clear()
         seen: dict[str, Sight] = {}
+        stands: dict[str, int] = {}
         for name in sorted({*model.topics, *there}):
             may = model.topics.get(name, {0})
             if name not in there:
@@ -441,34 +465,42 @@ class StoreJudge:
                 self.say("in", key, "looked", one.first, [number for _, number in one.records])
                 self.say("in", key, "opened", one.next, one.durable, one.epoch)
             for group in GROUPS:
-                self._places(program, model, round, topic, group, booted)
+                stands |= self._places(program, model, round, topic, group, booted)
         if "never" not in model.levels:
             ids = {key: {number for _, number in sight.records} for key, sight in seen.items()}
             taken = {key: model.of(key).taken(sight.records) for key, sight in seen.items()}
-            for op, parts in model.transactions.items():
+            for op, (parts, moves) in model.transactions.items():
                 whole = {key: set(numbers) - taken[key] <= ids[key] for key, numbers in parts.items() if key in ids}
                 part = {key: bool(set(numbers) & ids[key]) for key, numbers in parts.items() if key in ids}
                 if any(part.values()) and not all(whole.values()):
                     self._complain(round, [f"transaction {op} is there in parts: {whole}"])
+                for place, offset in moves.items():
+                    if place in stands and whole and all(whole.values()) != (stands[place] >= offset):
+                        there = "there" if all(whole.values()) else "not there"
+                        self._complain(round, [f"transaction {op} is {there}, and {place} stands at {stands[place]}, not {offset}"])
+                if not any(part.values()):
+                    self.say("tx gone", op)
         for loss in store.verify() if self.rng.random() < 0.2 and "never" not in model.levels else ():
             self._complain(round, [f"verify finds {loss}"])
         return seen
 
-    def _places(self, program: Program, model: StoreModel, round: int, topic: Any, group: str, booted: bool) -> None:
+    def _places(self, program: Program, model: StoreModel, round: int, topic: Any, group: str, booted: bool) -> dict[str, int]:
         """Where a group stands; after a boot that is what is on the disk, and so what holds."""
+        stands = {}
         keys = [program.key(topic.name, p) for p in range(topic.partitions)]
         if not any(f"{key} {group}" in model.places for key in keys):
-            return
+            return {}
         with topic.consumer(group) as consumer:
             for p, key in enumerate(keys):
                 may = model.places.get(f"{key} {group}", [-1])
                 at = consumer.committed(p)
-                at = -1 if at is None else at
+                stands[f"{key} {group}"] = at = -1 if at is None else at
                 if at not in may:
                     self._complain(round, [f"group {group} stands at {at} of {key}, not at one of {may[-10:]}"])
                 if booted:
                     self.say("commit", f"{key} {group}", at)
                     self.say("kept", f"{key} {group}")
+        return stands
 
     def _complain(self, round: int, wrong: list[str]) -> None:
         self.wrong += [f"opening {round + 1}: {text}" for text in wrong]

@@ -223,7 +223,7 @@ def test_decisions_are_let_go_when_they_are_many(path, monkeypatch):
 
 
 def decided(*parts):
-    return [(identity, start, stop, path) for identity, start, stop, path in parts]
+    return transactions.Decision(list(parts), [])
 
 
 def test_the_judge_takes_back_what_is_not_whole_and_what_hangs_on_it(monkeypatch):
@@ -245,8 +245,8 @@ def test_the_judge_takes_back_what_is_not_whole_and_what_hangs_on_it(monkeypatch
 
 
 def test_decisions_are_read_as_they_were_written():
-    assert read_decision(void_decision([3, 1 << 40])) == ("void", [3, 1 << 40])
-    for wrong in (b"", b"x", b"\1\0\0\0\5\0\0\0", void_decision([3])[:-1], b"\3\0\0\0\0\0\0\0", b"\1\0\0\0\1\0\0\0" + b"\xff" * 32):
+    assert read_decision(void_decision([3, 1 << 40])) == ([], [], [3, 1 << 40])
+    for wrong in (b"", b"x", b"\1\0\0\0\5\0\0\0", void_decision([3])[:-1], b"\3" + bytes(15), b"\1\0\0\0\1\0\0\0" + b"\xff" * 40):
         with pytest.raises(seglog.CorruptStore, match="no decision"):
             read_decision(wrong)
 
@@ -276,10 +276,11 @@ def lose(path, folder, what):
     """As if this frame had not come to the disk."""
     segment = next((path / folder).glob("*.log"))
     data = bytearray(segment.read_bytes())
-    at = data.index(what, 4096 + 64)
-    while not data.startswith(b"SLB\x01", at - 64):  # a hash has such a byte, too
-        at = data.index(what, at + 1)
-    data[at - 64 : at + len(what)] = bytes(64 + len(what))
+    at = 4096
+    while data[at + 64 : at + 64 + (size := int.from_bytes(data[at + 4 : at + 8], "little"))] != what:
+        assert size, "no such frame"
+        at += 64 + (size + 7) // 8 * 8
+    data[at : at + 64 + size] = bytes(64 + size)
     segment.write_bytes(data)
 
 
