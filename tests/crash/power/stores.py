@@ -475,7 +475,8 @@ class StoreJudge:
                 if any(part.values()) and not all(whole.values()):
                     self._complain(round, [f"transaction {op} is there in parts: {whole}"])
                 for place, offset in moves.items():
-                    if place in stands and whole and all(whole.values()) != (stands[place] >= offset):
+                    compacted = any(taken[key] & set(numbers) for key, numbers in parts.items() if key in taken)
+                    if place in stands and whole and not compacted and all(whole.values()) != (stands[place] >= offset):
                         there = "there" if all(whole.values()) else "not there"
                         self._complain(round, [f"transaction {op} is {there}, and {place} stands at {stands[place]}, not {offset}"])
                 if not any(part.values()):
