@@ -7,6 +7,10 @@ from seglog.engine.log cimport Log
 from seglog.engine.pieces cimport Feed, Piece, Writer
 
 
+cdef enum:
+    AHEAD = 16                      # records whose keys are hashed before the first of them is looked up
+
+
 cdef class Pass:                    # one way through the log, with what one keymap holds
     cdef Log log
     cdef Keymap keymap
@@ -19,12 +23,21 @@ cdef class Pass:                    # one way through the log, with what one key
     cdef int doing
     cdef Writer writer
     cdef uint32_t i                 # the record of the frame at hand
+    cdef bint within                # the frame at hand is not done with
+    # before it: records that came alone in their frames
+    cdef Entry alone[AHEAD]
+    cdef uint64_t hashes[2 * AHEAD]
+    cdef uint32_t epochs[AHEAD]
+    cdef int count, done            # of them there are, and were seen to
+    cdef int then                   # what is to be said when all were
     cdef int64_t removed, kept      # since they were last set to 0
     cdef dict said
 
     cdef bint dead(self, const Entry *e, const uint64_t *hashes) noexcept nogil
     cdef int frame(self, Feed feed) noexcept nogil
     cdef int record(self, const Entry *e, const uint64_t *hashes, uint32_t epoch, int codec) noexcept nogil
+    cdef int singles(self, Feed feed) noexcept nogil
+    cdef int go_on(self, Feed feed) noexcept nogil
     cdef int frames(self, Feed feed) noexcept nogil
     cdef int go_through(self, Piece piece) except? -100
     cdef int halt(self) except -1

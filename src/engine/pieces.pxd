@@ -33,6 +33,7 @@ cdef class Feed:                    # its frames one after the other, by pread, 
     cdef bytes expanded             # its blobs, when it was compressed
 
     cdef const char *need(self, int64_t position, int64_t size) noexcept nogil
+    cdef bint ahead(self) noexcept nogil
     cdef int step(self) noexcept nogil
 
 

@@ -95,6 +95,14 @@ cdef class Feed:
         self.buffered, self.held = position, max(got, <int64_t>0)
         return self.buffer if got >= size else NULL
 
+    cdef bint ahead(self) noexcept nogil:
+        """Whether the next step leaves the buffer as it is, so that what points into it stays good. Believes the length that an
+        unchecked header says; so does the step, to the same end."""
+        cdef int64_t at = self.position - self.buffered
+        if self.offset >= self.end or at < 0 or at + FRAME_HEADER > self.held:
+            return False
+        return at + frame_length(<const FrameHeader *>(self.buffer + at)) <= self.held
+
     cdef int step(self) noexcept nogil:
         """FRAME_OK: `h` and `c` are the next frame's; COMPRESSED: `h` is, and `c` waits for the blobs; AT_END; else what is wrong."""
         cdef const char *at

@@ -363,7 +363,7 @@ cdef class Transactions(Decisions):
                 place = <Place>places[i]
                 offset, generation = moves[place]
                 announced += 1
-                place.announce(offset, generation, since, &move.slot)
+                place.announce(offset, generation & 0xFFFFFFFF, since, &move.slot)     # the slot has its lower half, as any commit
                 move.file, move.reserved = place.file, 0
                 move.path_size = <uint32_t>PyBytes_GET_SIZE(place.name)
                 memcpy(said + at, &move, sizeof(MoveEntry))

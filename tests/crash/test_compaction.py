@@ -16,6 +16,7 @@ import seglog
 from crash.kills.compacting import points
 from crash.kills.scenes import ENGINE
 from crash.test_failpoints import environment, finish, pytestmark, start
+from seglog import doctor
 
 __all__ = ["environment", "pytestmark"]
 
@@ -60,3 +61,40 @@ def test_whoever_compacts_after_a_committer_was_killed_finds_the_whole_of_it_or_
         assert [record.value for record in stock.read()] == [b"new" if happened else b"old"]
         assert [record.value for record in log.read()] == [b"new"] * happened
         assert store.verify() == []
+
+
+SQUASHER = """
+import sys, seglog
+store = seglog.open(sys.argv[1], upkeep=False, segment_bytes=65536)
+stock = store.topic("stock", compact=True)
+stock.send_many([b"%d" % n * 100 for n in range(4000)], keys=[b"%d" % (n % 300) for n in range(4000)])
+store.sync()
+stock.compact()
+"""
+
+
+def serious(report):
+    """But for an index of the file that had the name before: whoever needs one makes it."""
+    return [finding for finding in report.findings if finding.severity not in ("note", "harmless")]
+
+
+@pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("compact.") and point != "compact.superseded"])
+def test_the_doctor_finds_nothing_to_repair_where_a_compaction_was_killed(environment, tmp_path, point):
+    path = tmp_path / "data"
+    command = [sys.executable, "-c", SQUASHER, str(path)]
+    dead = subprocess.run(command, env=environment | {"SEGLOG_FAIL": f"{point}:1"}, capture_output=True, text=True)
+    assert dead.returncode == -9, dead.stderr
+    for boot in range(2):
+        report = doctor.examine(path)
+        assert serious(report) == [], f"boot {boot}"
+        assert all(log.lost == log.set_aside == () for log in report.partitions)
+        for shm in path.rglob("shm"):
+            shm.unlink()
+    with seglog.open(path, upkeep=False) as store:
+        stock = store.topic("stock")
+        last = {b"%d" % (n % 300): b"%d" % n * 100 for n in range(4000)}
+        assert {record.key: record.value for record in stock.read()} == last
+        assert store.verify() == []
+        stock.compact()
+        assert len(list(stock.read())) == 300
+    assert serious(doctor.examine(path)) == []

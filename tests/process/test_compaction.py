@@ -8,8 +8,10 @@ import time
 
 import pytest
 
+import seglog
 from crash.kills.children import Child
 from process.workers import opened
+from seglog import doctor
 from seglog.engine.compaction import compact
 from seglog.engine.errors import OffsetOutOfRange
 
@@ -147,3 +149,31 @@ def test_arrays_outlive_the_compaction_and_the_trim_of_another_process_and_the_l
     gc.collect()
     assert [tuple(array.tobytes() for array in arrays) for arrays in held] == copies
     assert [batch.values.tolist() for batch in batches] == lists
+
+
+def send_compact_and_trim(path, done):
+    with seglog.open(path, upkeep=False, segment_bytes=65_536) as store:
+        stock, rng, n = store.topic("stock"), random.Random(1), 0
+        while not os.path.exists(done):
+            keys = [b"%d" % rng.randrange(200) for _ in range(300)]
+            stock.send_many([b"%d" % n * 30 for _ in keys], keys=keys)
+            n += 1
+            if n % 3 == 0:
+                stock.compact()
+            if n % 50 == 0:
+                stock.trim(before=stock.first_offset() + 100)
+    return n
+
+
+def test_the_doctor_takes_nothing_for_damage_that_is_compacted_or_trimmed_under_its_eyes(memory):
+    path, done = str(memory / "store"), str(memory / "done")
+    with seglog.open(path, upkeep=False, segment_bytes=65_536) as store:
+        store.topic("stock", compact=True)
+    child, looks = Child(send_compact_and_trim, path, done), 0
+    over = time.monotonic() + 3
+    while time.monotonic() < over:
+        found = [finding for finding in doctor.examine(path).findings if finding.severity not in ("note", "harmless")]
+        assert found == []
+        looks += 1
+    open(done, "w").close()
+    assert child.answer(60) > 50 < looks

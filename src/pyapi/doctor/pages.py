@@ -6,13 +6,14 @@ import os
 import re
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from seglog.engine.segment import describe_segment, segment_at
 from seglog.errors import CorruptSegment, SeglogError, UnsupportedFormat
 
-__all__ = ["Sheet", "bases_in", "newest", "page_of", "reason"]
+__all__ = ["Sheet", "bases_in", "newest", "page_of", "reason", "segment_files"]
 
 HEADER = 4096  # of a segment: where its first frame begins
 COPY = 2048  # where its header stands again
@@ -108,6 +109,17 @@ def newest(marks: Iterable[Any]) -> dict[str, Any] | None:
     """The slot that holds."""
     sound = [mark for mark in marks if isinstance(mark, dict)]
     return max(sound, key=lambda mark: mark["sequence"], default=None)
+
+
+def segment_files(folder: str) -> dict[str, int]:
+    """The inode of each segment file in a folder. Another one under a name is another file: a compaction put it there."""
+    found: dict[str, int] = {}
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if SEGMENT_FILE.fullmatch(entry.name):
+                with suppress(OSError):
+                    found[entry.name] = entry.inode()
+    return found
 
 
 def bases_in(path: str) -> list[int]:

@@ -14,7 +14,7 @@ from seglog.config import TopicConfig
 from seglog.doctor import mends
 from seglog.doctor.log import LogExamination
 from seglog.doctor.mends import FIRST, Mend
-from seglog.doctor.pages import KEPT, KNOWN_HERE, KNOWN_IN_GROUP, UNFINISHED, bases_in, readable, reason
+from seglog.doctor.pages import KEPT, KNOWN_HERE, KNOWN_IN_GROUP, UNFINISHED, bases_in, readable, reason, segment_files
 from seglog.doctor.places import Places
 from seglog.doctor.report import Finding, Partition, Report
 from seglog.doctor.segment import NAP
@@ -29,6 +29,7 @@ from seglog.transactions import FOLDER
 __all__ = ["Progress", "StoreExamination"]
 
 Progress = Callable[[int], object]  # is told the bytes of each file that was read
+LOOKS = 100  # at one log, while its files change under our eyes
 META: dict[str, Any] = {"segment_bytes": 1 << 20, "segment_bytes_min": 1 << 16, "fsync": "always"}
 DECISIONS: dict[str, Any] = {"segment_bytes_min": 1 << 16}
 
@@ -53,7 +54,7 @@ class StoreExamination:
         self.identity()
         self.topology()
         self.all_topics()
-        LogExamination(self, FOLDER, self.at(FOLDER), DECISIONS).run()
+        self.log(FOLDER, self.at(FOLDER), DECISIONS)
         self.twins()
         self.groups()
         self.groups("producers")
@@ -204,8 +205,7 @@ class StoreExamination:
         }
         for partition in range(config.partitions):
             where = os.path.join(path, str(partition))
-            log = LogExamination(self, f"{name}/{partition}", where, settings | {"partition": partition})
-            log.run()
+            log = self.log(f"{name}/{partition}", where, settings | {"partition": partition})
             if not log.files and not log.unlisted:
                 known = self.committed(name, topic_id, partition)
                 log.is_gone(f"partition {partition} of {config.partitions:,} of topic {name}", known)
@@ -219,6 +219,21 @@ class StoreExamination:
                 LogExamination(self, f"{name}/{extra}", where, settings).run()
             else:
                 self.stranger(where)
+
+    def log(self, name: str, path: str, settings: dict[str, Any]) -> LogExamination:
+        """One log; looked at again when something was found, and files went meanwhile: it may be a trim, or a compaction."""
+        told: tuple[list[Any], ...] = (self.findings, self.partitions, self.mends)
+        for _ in range(LOOKS):
+            before, files = [len(one) for one in told], segment_files(path)
+            log = LogExamination(self, name, path, settings)
+            log.run()
+            if len(self.findings) == before[0] or files.items() <= segment_files(path).items():
+                break
+            for one, length in zip(told, before, strict=True):
+                del one[length:]
+            for names in self.logs_by_identity.values():
+                names[:] = [known for known in names if known != name]
+        return log
 
     def committed(self, topic: str, topic_id: int, partition: int) -> int:
         """Offsets below were given out: the furthest that a group says it came in a partition."""

@@ -264,6 +264,23 @@ def test_what_is_new_since_the_last_time_is_what_is_dirty(log):
     assert dirtiness(log)[1] > 0
 
 
+def test_records_that_came_alone_or_together_in_segments_larger_than_what_is_read_at_once(tmp_path, rng):
+    with opened(tmp_path / "log", segment_bytes=4 << 20, segment_bytes_min=4 << 20, batch_bytes=1 << 16) as log:
+        for _ in range(9000):
+            key, value = b"%d" % rng.randrange(500), rng.randbytes(rng.randrange(1500))
+            if rng.random() < 0.01:
+                log.append_many([value] * 3, keys=[key, b"together", None])
+            else:
+                log.append(value, key)
+        log.close_segment()
+        rows = content(log)
+        assert len(log.segments()) > 2
+        for memory in (4000, 1 << 20):
+            compact(log, memory=memory)
+            assert content(log) == last_of_each(rows, log)
+        assert log.verify() == []
+
+
 @pytest.mark.parametrize("codec", ["zstd", "lz4"])
 def test_a_codec_is_kept(tmp_path, codec):
     with opened(tmp_path / "log", codec=codec) as log:

@@ -369,3 +369,18 @@ def test_a_dead_member_s_decision_is_seen_before_and_after_somebody_takes_its_pl
             with store.transaction() as tx:
                 consumer.commit({0: 3}, tx=tx)
             assert consumer.committed() == 3
+
+
+def test_a_group_whose_words_a_power_cut_left_as_garbage_commits_in_transactions(path, store):
+    """They are void then, and the count of generations goes on from whatever they say. Seen in an image of a power cut."""
+    orders, out = store.topic("orders"), store.topic("out")
+    orders.send(b"1")
+    orders.consumer("billing").close()
+    (path / "groups" / "billing" / "members").write_bytes(b"\x5a" * 16)
+    with orders.consumer("billing") as consumer:
+        batch = consumer.receive(timeout=0)
+        with store.transaction() as tx:
+            out.send_many(batch.values, tx=tx)
+            consumer.commit(batch, tx=tx)
+        assert consumer.committed(0) == 1
+    assert values(out) == [b"1"]

@@ -144,6 +144,21 @@ def test_what_a_member_received_and_did_not_commit_waits(store, clock):
         assert 70 < events.first_offset() <= 170
 
 
+def test_what_a_group_passed_in_a_transaction_goes_once_that_is_on_disk(store):
+    events, out = store.topic("events", keep_for_groups=["billing"]), store.topic("out")
+    send(events)
+    with events.consumer("billing") as billing:
+        count = 300
+        while count:
+            batch = billing.receive(max_records=count, timeout=0)
+            count -= len(batch)
+        with store.transaction() as tx:
+            out.send(b"bill", tx=tx)
+            billing.commit(batch, tx=tx)
+        store.upkeep()
+        assert 200 < events.first_offset() <= 300
+
+
 def test_a_commit_is_on_disk_before_what_it_lets_go_of_goes(store, monkeypatch):
     events = store.topic("events", keep_for_groups=["billing"])
     send(events)
