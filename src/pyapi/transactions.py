@@ -7,6 +7,7 @@
 A power cut leaves of each partition what was on the disk. A transaction may be there in one partition and not in another, and its
 decision may be lost. So before any partition of the store is opened in a new boot, one process looks at them all:
 
+    what is said of topics that were deleted is passed over
     each partition ends where its frames end, or at the first frame of a transaction without a decision
     a decision does not hold when a part of it lies behind the end of its partition: then that partition's other parts, and with
     them everything behind, end there too; until nothing changes any more
@@ -24,12 +25,15 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from seglog.config import StoreConfig
 from seglog.engine.liveness import Liveness
 from seglog.engine.log import Log
 from seglog.engine.places import home_of
 from seglog.engine.transactions import Transactions, moves_decision, read_decision, survey, void_decision
+from seglog.errors import SeglogError
 from seglog.files import O_BINARY, FileLock, has_segments, told, write_all
 from seglog.positions import move_of, restore
+from seglog.topology import Topology
 
 __all__ = ["FOLDER", "exists", "judge", "open_log", "settle", "trim"]
 
@@ -94,6 +98,8 @@ def settle(root: str, transactions: Transactions, log: Log, timeout: float) -> N
                 if os.read(fd, 8) == home:
                     return
                 decisions = decisions_in(log)
+                if any(decision.parts for decision in decisions.values()):
+                    decisions = of_topics(topics_of(root, log, timeout), decisions)
                 fallen = judge(root, decisions)
                 if fallen:
                     log.append(void_decision(fallen))
@@ -116,6 +122,32 @@ def decisions_in(log: Log) -> dict[int, Decision]:
         if parts or moves:
             decisions[record.offset] = Decision(parts, moves)
     return decisions
+
+
+def topics_of(root: str, log: Log, timeout: float) -> set[str] | None:
+    """The topics there are; None when nobody can tell."""
+    try:
+        topology = Topology(root, StoreConfig(recover="skip", lock_timeout=timeout), log.liveness)
+    except SeglogError:
+        return None
+    try:
+        return set(topology.names("topic"))
+    finally:
+        topology.close()
+
+
+def of_topics(topics: set[str] | None, decisions: dict[int, Decision]) -> dict[int, Decision]:
+    """The decisions without what they say of topics that were deleted: a power cut may have left some of their files, and that
+    others are missing says nothing."""
+
+    def stays(part: Part) -> bool:
+        _, _, _, path = part
+        return topics is None or topics.issuperset(path.split("/")[1:2])
+
+    return {
+        offset: decision._replace(parts=[part for part in decision.parts if stays(part)])
+        for offset, decision in decisions.items()
+    }
 
 
 def last_moves(decisions: Iterable[Decision]) -> dict[Where, tuple[int, Move]]:

@@ -1,5 +1,6 @@
 """Transactions: all of it is there or none, whoever looks, and whoever dies."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -288,6 +289,23 @@ def test_whole_ones_survive(path):
     crashed(path)
     with seglog.open(path) as store:
         assert values(store.topic("a")) == [b"a0", b"x", b"a1", b"y", b"a2"]
+        assert values(store.topic("b")) == [b"b0", b"x", b"b1", b"y", b"b2"]
+
+
+def test_a_topic_whose_deletion_the_power_cut_takes_no_other_along(path):
+    """Some of its files are there still, and some are not: that is no part that is missing."""
+    crashed(path)
+    shutil.copytree(path / "topics", path.with_name("topics"))  # nothing of it was called durable
+    with seglog.open(path) as store:
+        assert values(store.topic("b")) == [b"b0", b"x", b"b1", b"y", b"b2"]
+        store.delete_topic("a")
+    copy = path.with_name("copy")
+    shutil.copytree(path, copy)
+    shutil.rmtree(copy / "topics")
+    shutil.copytree(path.with_name("topics"), copy / "topics")
+    lose(copy, "topics/a/0", b"y")
+    with seglog.open(copy) as store:
+        assert store.topics() == ["b"]
         assert values(store.topic("b")) == [b"b0", b"x", b"b1", b"y", b"b2"]
 
 
