@@ -113,6 +113,13 @@ def send_if(
                 setting="dedup_id",
                 value=dedup_id,
             )
+        if topic.config.compact:
+            raise ConfigError(
+                f"topic {topic.name} is compacted: a record may go while its dedup_id should still be known. Give it a key, which "
+                "compaction keeps once, and expected_version=. Nothing was written.",
+                setting="dedup_id",
+                value=dedup_id,
+            )
         headers = dict(headers or {}) | {DEDUP_ID: ident}
         if timestamp is not None:
             headers[DEDUP_AT] = topic.clock().to_bytes(8, "little", signed=True)

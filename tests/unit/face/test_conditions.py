@@ -165,6 +165,8 @@ def test_a_repeat_returns_the_position_of_the_first(store, path, clock):
     assert topic.send(b"four", dedup_id=b"order-4") == fourth
     with pytest.raises(seglog.ConfigError, match="exclude each other"), store.transaction() as tx:
         topic.send(b"x", dedup_id=b"5", tx=tx)
+    with pytest.raises(seglog.ConfigError, match="is compacted"):
+        store.topic("latest", compact=True).send(b"x", key=b"k", dedup_id=b"5")
     for wrong in ("5", 5):
         with pytest.raises(TypeError):
             topic.send(b"x", dedup_id=wrong)
