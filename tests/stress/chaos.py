@@ -10,16 +10,12 @@ wrote, and every reader saw exactly what is there, each record once. Exit status
 
 from __future__ import annotations
 
-import argparse
 import collections
-import os
 import random
-import secrets
 import shutil
 import signal
 import struct
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +41,7 @@ from crash.kills.ledger import (
     value_of,
 )
 from process.fair import fair
+from stress.program import program
 
 WRITERS, READERS, PARTITIONS = 8, 4, 2
 HOUR = 3600 * 1_000_000
@@ -320,22 +317,5 @@ def chaos(folder: Path, seconds: float, seed: int, writer: type[Writer] = Writer
     return f"{number} rounds: {counts}; others stood still for {slowest * 1000:.0f} ms at most"
 
 
-def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--seconds", type=float, default=600)
-    options.add_argument("--seed", type=lambda text: int(text, 0), default=secrets.randbits(32))
-    given = options.parse_args()
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="seglog-chaos-", dir=memory))
-    print(f"seed {given.seed:#x}", flush=True)
-    try:
-        print(chaos(folder, given.seconds, given.seed))
-    except AssertionError as error:
-        print(f"BROKEN: {error}\n{' '.join(error.__notes__)}")
-        return 1
-    shutil.rmtree(folder)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("chaos", __doc__, chaos, "seconds", 600))

@@ -18,17 +18,14 @@ Exit status 1 and the store left behind when there is one.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import json
 import math
 import os
 import random
-import secrets
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -37,6 +34,7 @@ from typing import Any, NamedTuple
 
 import seglog
 from crash.kills.children import Child, Died, stop_all
+from stress.program import program
 
 ACTORS, PARTITIONS, GROUP = 4, 4, "group"
 
@@ -355,22 +353,5 @@ def groups(folder: Path, seconds: float, seed: int, round_seconds: float = 10.0)
     return f"{number} rounds: " + ", ".join(f"{count:,} {what}" for what, count in sorted(total.items()))
 
 
-def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--seconds", type=float, default=60)
-    options.add_argument("--seed", type=lambda text: int(text, 0), default=secrets.randbits(32))
-    given = options.parse_args()
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="seglog-groups-", dir=memory))
-    print(f"seed {given.seed:#x}", flush=True)
-    try:
-        print(groups(folder, given.seconds, given.seed))
-    except AssertionError as error:
-        print(f"BROKEN: {error}\n{' '.join(getattr(error, '__notes__', []))}")
-        return 1
-    shutil.rmtree(folder)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("groups", __doc__, groups, "seconds", 60))

@@ -17,20 +17,18 @@ Exit status 1 and the store left behind when there is one.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import os
 import random
-import secrets
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import seglog
 from crash.kills.children import Child, Died, stop_all
+from stress.program import program
 
 WORKERS, INPUTS, OUTPUTS = 3, 4, 3
 LEVELS = ("never", "interval", "always")
@@ -234,22 +232,5 @@ def pipeline(folder: Path, kills: int, seed: int, round_kills: int = 50) -> str:
     return f"{number} rounds: " + ", ".join(f"{count:,} {what}" for what, count in sorted(total.items()))
 
 
-def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--kills", type=int, default=1000)
-    options.add_argument("--seed", type=lambda text: int(text, 0), default=secrets.randbits(32))
-    given = options.parse_args()
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="seglog-pipeline-", dir=memory))
-    print(f"seed {given.seed:#x}", flush=True)
-    try:
-        print(pipeline(folder, given.kills, given.seed))
-    except AssertionError as error:
-        print(f"BROKEN: {error}\n{' '.join(getattr(error, '__notes__', []))}")
-        return 1
-    shutil.rmtree(folder)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("pipeline", __doc__, pipeline, "kills", 1000))

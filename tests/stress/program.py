@@ -1,0 +1,29 @@
+"""A stress test as a program: its seed first, what it did last; exit status 1 and the folder left behind when something broke."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def program(name: str, words: str | None, play: Callable[[Path, int, int], str], measure: str, default: int) -> int:
+    """`play(folder, so many, seed)`, of which `--measure` says how many; the exit status."""
+    options = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument(f"--{measure}", type=int, default=default)
+    options.add_argument("--seed", type=lambda text: int(text, 0), default=secrets.randbits(32))
+    given = options.parse_args()
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix=f"seglog-{name}-", dir=memory))
+    print(f"seed {given.seed:#x}", flush=True)
+    try:
+        print(play(folder, getattr(given, measure), given.seed))
+    except AssertionError as error:
+        print(f"BROKEN: {error}\n{' '.join(getattr(error, '__notes__', []))}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
