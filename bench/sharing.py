@@ -38,6 +38,7 @@ __all__ = ["measure"]
 
 VALUE = b"x" * 100
 FRAME = 168  # bytes that the file gets for one of them: header, value, padding
+FRAMES = 10_472  # ... and for a batch of 100: header, where each ends, values
 TURN = 0.4  # seconds
 PACE = 100_000  # ns: 10,000 a second
 
@@ -132,6 +133,21 @@ def send_batches(topic: seglog.Topic) -> int:
     return 2000
 
 
+def bare_rates(size: int, processes: int, seconds: float) -> float:
+    """Frames a second of `processes` that do no more than hash, lock, copy: what the machine gives when they share a tail."""
+    locks = built("locks")
+    with mmap.mmap(-1, 1 << 25) as area:
+        begin = time.monotonic_ns() + 200_000_000
+        end = begin + int(seconds * 1e9)
+
+        def work(tell: int) -> None:
+            os.write(tell, struct.pack("<q", locks.bare_appends(area, bytes(size), begin, end)))
+
+        with contextlib.ExitStack() as stay:
+            ends = [stay.enter_context(forked(work)) for _ in range(processes)]
+            return sum(struct.unpack("<q", whole(end))[0] for end in ends) / seconds
+
+
 def compare_locks(args: argparse.Namespace, directory: str, raw: dict[str, object]) -> list[Figure]:
     locks = built("locks")
     with Log(os.path.join(directory, "lock"), fsync="never") as log, one_core():
@@ -139,8 +155,8 @@ def compare_locks(args: argparse.Namespace, directory: str, raw: dict[str, objec
         laps = [locks.take_and_give(log, 200_000) / 200_000 for _ in range(21)]
     raw["lock_ns"] = laps
     figures = [Figure("the lock, taken and given back, nobody else there", statistics.median(laps), "ns", at_most=20)]
-    for name, do, least in (("100 B each", send_some, 0.7), ("100 B, in batches of 100", send_batches, 1.0)):
-        turns = []
+    for name, do, least, size in (("100 B each", send_some, 0.7, FRAME), ("100 B, in batches of 100", send_batches, 1.0, FRAMES)):
+        turns, bare = [], []
         for turn in range(args.rounds):
             progress(f"sharing: two at once, {name}, {turn + 1}/{args.rounds}")
             path = os.path.join(directory, f"two-{turn}")
@@ -148,7 +164,9 @@ def compare_locks(args: argparse.Namespace, directory: str, raw: dict[str, objec
                 store.topic("shared").send(b"the first")
             turns.append([rates(path, do, processes, TURN, fsync="never") for processes in (1, 2)])
             shutil.rmtree(path)
+            bare.append([bare_rates(size, processes, TURN) for processes in (1, 2)])
         raw[f"two: {name}"] = turns
+        raw[f"two, bare: {name}"] = bare
         ratios = {
             "wall": statistics.median(two / one for (one, _), (two, _) in turns),
             "cpu": statistics.median((two / its) / (one / mine) for (one, mine), (two, its) in turns),
@@ -163,6 +181,15 @@ def compare_locks(args: argparse.Namespace, directory: str, raw: dict[str, objec
                 "x",
                 at_least=least,
                 note=f"{other} {ratios[other]:.2f}; {one:.2f} and {two:.2f} million records/s; had {had}",
+            )
+        )
+        one, two = (statistics.median(turn[i] for turn in bare) / 1e6 for i in (0, 1))
+        figures.append(
+            Figure(
+                "... of a bare lock, and a copy into memory that is there",
+                statistics.median(both / alone for alone, both in bare),
+                "x",
+                note=f"{one:.2f} and {two:.2f} million frames/s of {size:,} B",
             )
         )
     return figures

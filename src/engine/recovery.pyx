@@ -218,6 +218,7 @@ cdef tuple recover(
     w.indexed_position = -INDEX_EVERY
     w.epoch = epoch
     w.pending = 0
+    w.zeroed = 0
     w.first_offset = max(start, bases[0])
     w.segments += 1
     platform.store_i64(&w.durable_offset, end)

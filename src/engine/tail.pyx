@@ -276,6 +276,7 @@ cdef class Tail:
         platform.failpoint("repair.walked")
         w.max_timestamp = highest
         w.indexed_position = -INDEX_EVERY
+        w.zeroed = 0
         platform.store_i64(&w.segments, w.segments + 1)
         self.base, self.salt = -1, 0    # look again: at the segment, and at its index
         return 0
@@ -323,8 +324,8 @@ cdef class Tail:
         """Under the lock, when `place` would not: see why, and make it so that it will."""
         cdef SharedWords *w = self.w
         cdef Mark mark
-        cdef int64_t window, start
-        cdef int rc
+        cdef int64_t window, start, known
+        cdef int rc = 0
         self.check_state()
         if w.active_salt != self.salt or w.active_base != self.base:
             self.open_active()
@@ -352,18 +353,31 @@ cdef class Tail:
             self.roll(size, count)
         if self.stores and size < LARGE and w.tail_position + size > self.populated:
             # Store only into pages that are there: the kernel reports here what would be a signal at a store.
-            if self.fsync == FSYNC_NEVER and (self.populated >= w.tail_position or w.tail_position == SEGMENT_HEADER):
-                start = max(self.populated, w.tail_position)
-                # Windows grow with the segment: what a small topic never uses should not be written out for it.
-                window = ZEROS_MIN
-                while window < ZEROS and window < w.tail_position:
-                    window *= 2
-                window -= start & (window - 1)
-                if start + window < w.tail_position + size:
-                    window += ZEROS - window
-                window = min(window, self.capacity - start)
-                with nogil:
-                    rc = platform.pwrite_all(self.active.fd, _zeros, window, start)
+            if self.fsync == FSYNC_NEVER:
+                # Once for all processes: who finds zeros ahead of the tail has only to map them, folios at a time. `zeroed` is a
+                # hint: where it says too much, populating faults in the rest.
+                start = known = max(w.zeroed, w.tail_position)
+                if start < w.tail_position + size:
+                    # Windows grow with the segment: what a small topic never uses should not be written out for it.
+                    window = ZEROS_MIN
+                    while window < ZEROS and window < w.tail_position:
+                        window *= 2
+                    window -= start & (window - 1)
+                    if start + window < w.tail_position + size:
+                        window += ZEROS - window
+                    window = min(window, self.capacity - start)
+                    with nogil:
+                        rc = platform.pwrite_all(self.active.fd, _zeros, window, start)
+                    if rc:
+                        raise os_error(rc, "cannot make room in", self.active.path)
+                    w.zeroed = start + window
+                if known > w.tail_position and known > self.populated:
+                    # Another handle's zeros. Ours of a moment ago are in the cache, and the first store maps them for less.
+                    start = w.tail_position & ~<int64_t>4095
+                    known = min(known, self.capacity)
+                    with nogil:
+                        rc = platform.populate(self.data + start, known - start)
+                start, window = 0, min(w.zeroed, self.capacity)
             else:
                 start = w.tail_position & ~<int64_t>4095
                 window = min(max(w.tail_position, <int64_t>POPULATE_MIN), <int64_t>POPULATE_MAX)
@@ -464,7 +478,7 @@ cdef class Tail:
                     remove_segment(self.path, header.base_offset)
                     sync_directory(self.path)
             raise
-        w.tail_position = SEGMENT_HEADER
+        w.tail_position = w.zeroed = SEGMENT_HEADER
         w.max_timestamp = LOWEST
         w.indexed_position = -INDEX_EVERY
         platform.failpoint("roll.switching")

@@ -231,6 +231,36 @@ def test_two_handles_share_one_log(opened):
         assert two.append(b"still") == 200
 
 
+@linux
+def test_two_handles_in_turns_map_the_pages_that_either_of_them_prepared(tmp_path):
+    """Each has a mapping of its own; what one wrote ahead of the tail is the other's too, at two faults for one and not ten."""
+
+    resource = pytest.importorskip("resource")
+
+    def faults(*logs):
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        for i in range(20_000):
+            logs[i % len(logs)].append(value)
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    value, settings = bytes(300), {"fsync": "never", "segment_bytes_min": 1 << 24, "segment_bytes": 1 << 24}
+    with Log(tmp_path / "alone", **settings) as alone:
+        mine = faults(alone)
+    with Log(tmp_path / "both", **settings) as one, Log(tmp_path / "both", **settings) as two:
+        assert faults(one, two) <= 4 * mine + 100
+        assert values(one) == values(two) == [value] * 20_000
+
+
+def test_large_and_small_frames_of_two_handles_in_turns_all_stand(opened):
+    """Zeros written ahead of the tail, by one handle, stay clear of what the other wrote meanwhile."""
+    sizes = [100, 40_000, 8, 300, 100_000, 33_000, 5_000, 100, 100, 20_000] * 60
+    sent = [bytes([i % 251]) * size for i, size in enumerate(sizes)]
+    with opened(fsync="never", segment_bytes=1 << 22) as one, opened(fsync="never", segment_bytes=1 << 22) as two:
+        for i, value in enumerate(sent):
+            (one, two, two)[i % 3].append(value)
+        assert values(one) == values(two) == sent
+
+
 def test_a_handle_reads_on_over_segments_that_another_made_and_trimmed(opened):
     with opened(fsync="never") as writer, opened(fsync="never") as reader:
         at = 0
