@@ -535,6 +535,7 @@ class Topic(Partitions):
     # ---- helpers ----------------------------------------------------------------------------------
 
     def place_of(self, key: bytes) -> int:
+        """The partition that records with this key go to."""
         custom = self.custom_partitioner
         if custom is None:
             return partition_for(key, len(self.logs), self.config.partitioner)
