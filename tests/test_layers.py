@@ -26,8 +26,8 @@ DRAWING = """
 7  cli        console      gateways
 6  patterns   integrations backends
 5  queues     exchanges    requests    handlers    aio
-4  groups     upkeep      doctor      table       conditions
-3  store      topic        producer    consumer
+4  groups     upkeep      doctor      table
+3  store      topic        producer    consumer    conditions
 2  membership assignment transactions
 2  positions  topology     waiting     ticker      statistics  start       identity
 2  record     names        config      codecs      clock       protocols   errors    files

@@ -156,7 +156,7 @@ cdef class Partitions:
         gets just this offset; `expected_version`, that the last record of `key` in its partition is the one at this offset, or -1 for none (see
         `version`): else VersionConflict. `dedup_id`, bytes: if a record with it was sent within `dedup_window` and `dedup_records`
         of the topic, its position is returned, and nothing is written. With `tx` the first two are looked at when it commits. Cost: some
-        microseconds; the first use walks the records that matter.
+        microseconds, and for a version what `latest` costs; the first use walks the records that matter.
         """
         cdef int64_t p = 0
         if expected_offset is not None or expected_version is not None or dedup_id is not None:
@@ -234,6 +234,10 @@ cdef class Partitions:
         finally:
             PyMem_RawFree(where)
         return spans
+
+    def partition_of(self, key not None):
+        """The partition that records with this key go to. Raises what a send to it would."""
+        return self.choose(key, None)
 
     def _send_if(self, *how):
         raise ConfigError("conditions are a topic's: these are partitions without a store. Nothing was written.", setting="expected_offset", value=None)

@@ -39,4 +39,5 @@ cdef class Place:
     cdef void renounce(self) noexcept
     cdef void decided(self, PlaceSlot *slot, int64_t decision) noexcept
     cdef int write(self, int64_t offset, uint32_t generation) except -1
+    cdef bint is_mine(self) noexcept
     cdef int check_owner(self) except -1

@@ -129,7 +129,7 @@ cdef class Place:
         if self.young:
             while not platform.cas_u32(&self.busy, 0, 1):
                 pass                            # the thread that flushes is in the middle of 64 bytes
-            self.young = self.log.fsync != 0 and self.log.decisions.durable() < self.cell.decision
+            self.young = self.log.decisions.durable() < self.cell.decision
             if self.young:
                 memcpy(self.pair + PLACE_YOUNG + (slot.sequence & 1) * <int64_t>sizeof(slot[0]), slot, sizeof(slot[0]))
             else:
@@ -156,7 +156,7 @@ cdef class Place:
         cdef int damaged
         cdef int64_t decision
         cdef bint got
-        if self.member == 0 or self.owner != self.member or not self.look(self.pair + PLACE_YOUNG, sizeof(young), &young, &damaged):
+        if not self.is_mine() or not self.look(self.pair + PLACE_YOUNG, sizeof(young), &young, &damaged):
             return
         decision = platform.load_i64(&self.cell.decision)       # it was stored before the slot was
         if self.look(self.pair, PLACE_SECTOR, &slot, &damaged) and slot.sequence >= young.sequence:
@@ -165,7 +165,7 @@ cdef class Place:
         while not platform.cas_u32(&self.busy, 0, 1):
             pass
         got = self.look(self.pair, PLACE_SECTOR, &slot, &damaged)
-        if not (got and slot.sequence >= young.sequence):
+        if not (got and slot.sequence >= young.sequence) and self.is_mine():    # evicted meanwhile, it is its successor's to write
             self.store(&young, not got)
         platform.store_u32(&self.busy, 0)
 
@@ -182,21 +182,24 @@ cdef class Place:
     def owner(self):
         """The member that the file names, as its number; 0 for nobody."""
         cdef int64_t member = platform.load_i64(&self.cell.member)
-        return member if self.cell.home == self.home and <uint32_t>member else 0
+        return <uint64_t>member if self.cell.home == self.home and <uint32_t>member else 0
 
-    def take(self, int64_t member):
+    cdef bint is_mine(self) noexcept:
+        return self.member != 0 and self.cell.home == self.home and platform.load_i64(&self.cell.member) == self.member
+
+    def take(self, uint64_t member):
         """Under the group's lock: `member` (a liveness word << 32 | a number) may commit here, and nobody else."""
         cdef PlaceSlot slot, other
         cdef int damaged
         self.best(&slot)                    # raises, before anything is changed, where both are damaged
-        self.member = member
+        self.member = <int64_t>member
         self.slot = self.log.shared.liveness.word
         if self.cell.home != self.home:
             self.cell.home = 0              # nothing of another boot, or of the file that this is a copy of
             self.cell.pending = 0
             self.cell.decision = 0
             memset(self.pair + PLACE_YOUNG, 0, 2 * sizeof(slot))
-        platform.store_i64(&self.cell.member, member)
+        platform.store_i64(&self.cell.member, self.member)
         self.cell.home = self.home
         self.settle()
         self.sequence = slot.sequence if self.best(&slot) else 0
@@ -228,7 +231,7 @@ cdef class Place:
     def release(self):
         """Let the next one have it; nothing when it is another's already."""
         # A forked child carries a copy; the place is its parent's.
-        if self.member and self.owner == self.member and self.log.shared.liveness.word == self.slot:
+        if self.is_mine() and self.log.shared.liveness.word == self.slot:
             # One that was evicted in this very moment must not take it from its new owner. Numbers are of one member only, and the
             # low half is the first one: the files are little-endian.
             platform.cas_u32(<uint32_t *>&self.cell.member, <uint32_t>self.member, 0)
@@ -295,8 +298,9 @@ cdef class Place:
         return 0
 
     cdef void renounce(self) noexcept:
-        """It does not."""
-        platform.store_i64(<int64_t *>&self.cell.pending, 0)
+        """Under the lock of the transaction log: it does not. Who has taken the place over meanwhile, or is about to, settles that himself."""
+        if self.is_mine():
+            platform.store_i64(<int64_t *>&self.cell.pending, 0)
 
     cdef void decided(self, PlaceSlot *slot, int64_t decision) noexcept:
         """Under the lock of the transaction log: it did; `decision` is behind the record that says so."""

@@ -35,6 +35,7 @@ cdef class Transactions(Decisions):
     cdef dict parts_of(self, Log log, int64_t start, int64_t stop)
     cdef int append(self, Part part, list conditions) except -1
     cdef int decide(self, list parts, dict moves, list conditions) except -1
+    cdef int renounce(self, Log log, list places) except -1
     cdef Part new_part(self, Log log)
     cdef int put_back(self, list parts) except -1
 

@@ -44,7 +44,7 @@ from seglog.engine.record cimport pack_headers, to_us
 from seglog.engine.segment cimport Scanner, Segment, list_bases, open_segment
 from seglog.engine.source cimport Packed, Times, one_bytes, pack_header_list, packed, same_length
 
-from seglog.engine.errors import ClosedError, CorruptSegment, CorruptStore, RecordTooLarge
+from seglog.engine.errors import ClosedError, CorruptSegment, CorruptStore, RecordTooLarge, SeglogError
 from seglog.engine.record import Span
 from seglog.engine.segment import segment_name, sync_directory
 
@@ -362,8 +362,8 @@ cdef class Transactions(Decisions):
             for i in range(len(places)):
                 place = <Place>places[i]
                 offset, generation = moves[place]
-                announced += 1
                 place.announce(offset, generation & 0xFFFFFFFF, since, &move.slot)     # the slot has its lower half, as any commit
+                announced += 1
                 move.file, move.reserved = place.file, 0
                 move.path_size = <uint32_t>PyBytes_GET_SIZE(place.name)
                 memcpy(said + at, &move, sizeof(MoveEntry))
@@ -399,9 +399,8 @@ cdef class Transactions(Decisions):
         finally:
             if said != small:
                 PyMem_RawFree(said)
-            if not done:
-                for i in range(announced):
-                    (<Place>places[i]).renounce()
+            if announced and not done:
+                self.renounce(log, places[:announced])
             for part in parts:
                 if taken == 0:
                     break
@@ -416,6 +415,18 @@ cdef class Transactions(Decisions):
             self.make_durable(decision)
             for part in parts:
                 part.log.sync_to(part.start + part.count)
+        return 0
+
+    cdef int renounce(self, Log log, list places) except -1:
+        """Of these nothing was decided. Under the lock that who takes one over passes through: else it might be his announcement."""
+        cdef Place place
+        try:
+            log.lock()
+        except SeglogError:
+            return 0                    # they stay announced: whoever looks finds no decision, and who takes them over settles it
+        for place in places:
+            place.renounce()
+        log.shared.unlock()
         return 0
 
     def begin(self):
@@ -598,7 +609,17 @@ cdef class Transaction:
     def require(self, condition):
         """`condition()` is called when this commits, under the locks of all its partitions, before anything is written; what it raises gives
         the transaction up. It may read, and must be short."""
+        if not self.open:
+            raise ClosedError("the transaction is over: it was committed, or given up, before this call. Nothing was written.")
         self.conditions.append(condition)
+
+    def ahead(self, Log log not None):
+        """How many records it has so far for this partition."""
+        cdef Part part
+        for part in self.parts:
+            if part.log is log:
+                return part.count
+        return 0
 
     def commit(self):
         """All of it is there, for every process, when this returns; after an error none is.
@@ -621,6 +642,9 @@ cdef class Transaction:
                 self.home.append(<Part>parts[0], self.conditions)
             elif parts or self.moves:
                 self.home.decide(parts, self.moves, self.conditions)
+            else:
+                for condition in self.conditions:
+                    condition()
             for part in parts:
                 self.went.append((part.log, part.start, part.count))
         finally:

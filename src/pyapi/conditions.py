@@ -10,15 +10,17 @@ once, and after that what is new.
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from seglog.engine.log import Log
 from seglog.engine.partitions import partition_for
 from seglog.errors import ConfigError, OffsetOutOfRange, VersionConflict
 from seglog.record import Position, Span
-from seglog.start import natural, one_offset
+from seglog.start import natural
 
 if TYPE_CHECKING:
     from seglog.topic import Topic
@@ -43,7 +45,7 @@ class Repeat(Exception):
 class Window:
     """The ids that were sent to one partition of late, and where their records are.
 
-    Threads may share it. Memory: some 200 bytes an id.
+    Threads may share it. Memory: some 300 bytes an id.
     """
 
     def __init__(self) -> None:
@@ -105,6 +107,7 @@ def send_if(
         partition = partition_for(ident, len(logs))  # the same for the same id, so that it is met again
     log = chosen(topic, key, partition, "send")
     own = topic.transaction() if tx is None else tx
+    conditions = conditions_of(topic, log, key, own, expected_offset, expected_version)
     if ident is not None:
         if tx is not None:
             raise ConfigError(
@@ -132,9 +135,10 @@ def send_if(
             if found is not None:
                 raise Repeat(found)
 
-        own.require(is_new)
+        conditions.insert(0, is_new)
     topic.send(value, key, headers, timestamp=timestamp, partition=log.partition, tx=own)
-    require(topic, log, key, own, expected_offset, expected_version)
+    for condition in conditions:
+        own.require(condition)
     if tx is not None:
         return None
     try:
@@ -170,8 +174,10 @@ def send_many_if(
         key = next(iter(distinct), None)
     log = chosen(topic, key, partition, "send_many")
     own = topic.transaction() if tx is None else tx
+    conditions = conditions_of(topic, log, key, own, expected_offset, expected_version)
     topic.send_many(values, keys, headers, timestamps=timestamps, partition=log.partition, tx=own)
-    require(topic, log, key, own, expected_offset, expected_version)
+    for condition in conditions:
+        own.require(condition)
     if tx is not None:
         return []
     own.commit()
@@ -184,7 +190,7 @@ def chosen(topic: Topic, key: Any, partition: int | None, verb: str) -> Log:
     if partition is not None:
         return topic.select(natural(partition, "partition"))[0]
     if key is not None:
-        return logs[topic.place_of(bytes_of(key, "key"))]
+        return logs[topic.partition_of(bytes_of(key, "key"))]
     if len(logs) > 1:
         raise ConfigError(
             f"{verb} with a condition: topic {topic.name} has {len(logs)} partitions, so say which, with key= or partition=. "
@@ -195,24 +201,28 @@ def chosen(topic: Topic, key: Any, partition: int | None, verb: str) -> Log:
     return logs[0]
 
 
-def require(
+def conditions_of(
     topic: Topic, log: Log, key: Any, tx: Any, expected_offset: int | None, expected_version: int | None
-) -> None:
+) -> list[Callable[[], None]]:
+    """What is to be asked under the lock, before the records that are sent next are written. Raises what is wrong with the
+    question."""
+    conditions: list[Callable[[], None]] = []
     if expected_offset is not None:
-        offset = one_offset(expected_offset, "expected_offset")
+        offset, ahead = whole(expected_offset, "expected_offset", 0), tx.ahead(log)
 
         def is_next() -> None:
-            if log.next_offset != offset:
+            actual = log.next_offset + ahead
+            if actual != offset:
                 raise VersionConflict(
-                    f"the next record of {topic.name}[{log.partition}] will have offset {log.next_offset:,}, not {offset:,}: "
-                    "somebody was quicker. Nothing was written.",
+                    f"the next record of {topic.name}[{log.partition}] will have offset {actual:,}, not {offset:,}: somebody "
+                    "was quicker. Nothing was written.",
                     topic=topic.name,
                     partition=log.partition,
                     expected=offset,
-                    actual=log.next_offset,
+                    actual=actual,
                 )
 
-        tx.require(is_next)
+        conditions.append(is_next)
     if expected_version is not None:
         if key is None:
             raise ConfigError(
@@ -220,13 +230,13 @@ def require(
                 setting="expected_version",
                 value=expected_version,
             )
-        version = -1 if expected_version == -1 else one_offset(expected_version, "expected_version")
-        its_key = bytes_of(key, "key")
-        topic.finder.find(log, its_key)  # most of the looking, before the lock is held
+        version, its_key = whole(expected_version, "expected_version", -1), bytes_of(key, "key")
+        end = log.next_offset
+        found = topic.finder.find(log, its_key)  # the looking that takes time, before the lock is held
+        known = -1 if found is None else found.offset
 
         def is_last() -> None:
-            found = topic.finder.find(log, its_key)
-            actual = -1 if found is None else found.offset
+            actual = max(known, last_of(log, its_key, end))
             if actual != version:
                 raise VersionConflict(
                     f"the last record of key {its_key!r} in {topic.name}[{log.partition}] is at {actual:,}, not at {version:,} "
@@ -238,7 +248,31 @@ def require(
                     actual=actual,
                 )
 
-        tx.require(is_last)
+        conditions.append(is_last)
+    return conditions
+
+
+def last_of(log: Log, key: bytes, start: int) -> int:
+    """The offset of the last record with this key, of those from `start` on; -1 when there is none."""
+    last = -1
+    if start < log.next_offset:
+        for batch in log.batches(max(start, log.first_offset), log.next_offset, BATCH_RECORDS, BATCH_BYTES):
+            keys = batch.keys
+            if keys is not None:
+                for offset, its_key in zip(batch.offsets.tolist(), keys, strict=True):
+                    if its_key == key:
+                        last = offset
+    return last
+
+
+def whole(number: int, what: str, least: int) -> int:
+    """A number that may be an offset; raises TypeError and ConfigError."""
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
+        raise TypeError(f"{what} is a whole number, not {number!r}. Nothing was written.")
+    value = operator.index(number)
+    if not least <= value < 1 << 62:
+        raise ConfigError(f"{what} is a number from {least} on, not {value:,}. Nothing was written.", setting=what, value=value)
+    return value
 
 
 def repeated(topic: Topic, log: Log, dedup_id: bytes) -> int | None:

@@ -54,7 +54,7 @@ from seglog.engine.places import Place, home_of
 from seglog.errors import ClosedError, CorruptStore, ForkedHandle, StoreIOError
 from seglog.files import O_BINARY, make_directory, read_whole, sync_data, told, write_all, write_whole
 
-__all__ = ["Commit", "Positions", "move_of", "restore"]
+__all__ = ["Commit", "Positions", "is_file", "move_of", "restore"]
 
 SECTOR = 512
 PAIR = 2 * SECTOR
@@ -345,6 +345,15 @@ def number_of(data: bytes, topic_id: int) -> int:
         if intact(slot) and SLOT.unpack_from(slot)[6] == topic_id:
             found = SLOT.unpack_from(slot)[FILE]
     return found
+
+
+def is_file(path: str, number: int) -> bool:
+    """Whether the file there is the one with this number; False when there is none, or nobody can tell."""
+    try:
+        head = read_whole(path)[:PAIR]
+    except OSError:
+        return False
+    return any(number_of(head, topic) == number for topic in owners(head))
 
 
 def move_of(slot: bytes) -> tuple[int, int]:

@@ -794,10 +794,10 @@ class Store:
     def _remove_files(self, name: str) -> None:
         """Unlink what a deleted topic left, the records last: their directory says that there is more to do."""
         with told(self.path, f"delete the files of topic {name}"):
-            groups = os.path.join(self.path, "groups")
-            for group in listed(groups):
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    os.unlink(os.path.join(groups, group, name + ".positions"))
+            for folder in (os.path.join(self.path, "groups"), os.path.join(self.path, "producers")):
+                for one in listed(folder):
+                    with suppress(FileNotFoundError, NotADirectoryError):
+                        os.unlink(os.path.join(folder, one, name + ".positions"))
             folder = os.path.join(self.path, "topics", name)
             for partition in listed(folder):
                 # Tell every process that still has it mapped. What cannot be opened, nobody has.

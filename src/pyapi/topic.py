@@ -420,7 +420,7 @@ class Topic(Partitions):
         ...         error.expected, error.actual
         (0, 1)
         """
-        found = self.finder.find(self.current()[self.place_of(key)], key)
+        found = self.finder.find(self.current()[self.partition_of(key)], key)
         return -1 if found is None else found.offset
 
     @property

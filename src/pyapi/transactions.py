@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from seglog.config import StoreConfig
@@ -32,7 +32,7 @@ from seglog.engine.places import home_of
 from seglog.engine.transactions import Transactions, moves_decision, read_decision, survey, void_decision
 from seglog.errors import SeglogError
 from seglog.files import O_BINARY, FileLock, has_segments, told, write_all
-from seglog.positions import move_of, restore
+from seglog.positions import is_file, move_of, restore
 from seglog.topology import Topology
 
 __all__ = ["FOLDER", "exists", "judge", "open_log", "settle", "trim"]
@@ -150,15 +150,14 @@ def of_topics(topics: set[str] | None, decisions: dict[int, Decision]) -> dict[i
     }
 
 
-def last_moves(decisions: Iterable[Decision]) -> dict[Where, tuple[int, Move]]:
-    """Where each place was moved last, and the sequence of that commit."""
-    last: dict[Where, tuple[int, Move]] = {}
-    for decision in decisions:
-        for one in decision.moves:
-            where, sequence = place_of(one)
-            if sequence > last.get(where, (0, one))[0]:
-                last[where] = sequence, one
-    return last
+def newer(last: Mapping[Where, tuple[int, Move]], moves: Iterable[Move]) -> dict[Where, tuple[int, Move]]:
+    """Of these commits, those that come after the last ones that are known, with their sequences."""
+    found = {}
+    for one in moves:
+        where, sequence = place_of(one)
+        if sequence > last.get(where, (0, one))[0]:
+            found[where] = sequence, one
+    return found
 
 
 def place_of(move: Move) -> tuple[Where, int]:
@@ -170,8 +169,11 @@ def place_of(move: Move) -> tuple[Where, int]:
 
 def move(root: str, decisions: Iterable[Decision]) -> None:
     """Put the places of groups where the decisions say that hold."""
+    last: dict[Where, tuple[int, Move]] = {}
+    for decision in decisions:
+        last |= newer(last, decision.moves)
     files: dict[tuple[str, int], dict[int, bytes]] = {}
-    for (number, partition, path), (_, (_, slot, _)) in last_moves(decisions).items():
+    for (number, partition, path), (_, (_, slot, _)) in last.items():
         files.setdefault((path, number), {})[partition] = slot
     for (path, number), slots in files.items():
         restore(os.path.join(root, path), number, slots)
@@ -226,16 +228,25 @@ def judge(root: str, decisions: dict[int, Decision]) -> list[int]:
 def trim(log: Log, logs: Callable[[str], Log | None]) -> None:
     """Let go of decisions that nobody will ask for again: every partition they are about has written down that it is durable
     beyond them, and where groups are is said once more. `logs` gives the log at a path, None when there is none."""
-    if log.statistics()["size_bytes"] < KEPT_BYTES:
+    *full, _ = log.segments()
+    if sum(size for _, _, size in full) < KEPT_BYTES:
         return
     before = log.next_offset
-    decisions = decisions_in(log)
-    for path in {path: None for parts, _ in decisions.values() for *_, path in parts}:
+    void = {offset for record in log.records() for offset in read_decision(record.value or b"")[2]}
+    paths: dict[str, None] = {}
+    last: dict[Where, tuple[int, Move]] = {}
+    for record in log.records():
+        parts, moves, _ = read_decision(record.value or b"")
+        if record.offset not in void:
+            paths |= {path: None for *_, path in parts}
+            last |= newer(last, moves)
+    for path in paths:
         its = logs(path)
         if its is not None:
             its.checkpoint()
-    moves = [one for _, one in last_moves(decisions.values()).values()]
-    for some in (moves[at : at + MOVES_MAX] for at in range(0, len(moves), MOVES_MAX)):
+    root = os.path.dirname(log.path)
+    still = [one for _, one in last.values() if is_file(os.path.join(root, one[2]), one[0])]
+    for some in (still[at : at + MOVES_MAX] for at in range(0, len(still), MOVES_MAX)):
         log.append(moves_decision(some))
     log.sync()
     log.trim(before)

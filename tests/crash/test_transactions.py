@@ -246,3 +246,30 @@ def test_one_that_was_put_out_while_it_decides_has_decided(environment, path, po
             assert len(list(store.topic("out").read())) == 2
         finally:
             victim.kill()
+
+
+def test_one_that_was_put_out_and_fails_leaves_alone_what_its_successor_decided(environment, path):  # noqa: F811
+    """The successor is killed between its decision and the slot: what it announced is all that is left of its commit."""
+    with seglog.open(path, upkeep=False) as store:
+        source, out = store.topic("in"), store.topic("out", partitions=2)
+        source.send_many([b"x"] * 9)
+        late = source.consumer("group")
+        batch = late.receive(max_records=3, timeout=0)
+        tx = store.transaction()
+        out.send(b"late", partition=0, tx=tx)
+        out.send(b"late", partition=1, tx=tx)
+        late.commit(batch, tx=tx)
+        group = store.group("group")
+        group.evict(late.member)
+        killed = subprocess.run(
+            [sys.executable, "-c", STOPPED, str(path)], env=environment | {"SEGLOG_FAIL": "decide.decided:1"}, timeout=60
+        )
+        assert killed.returncode == -signal.SIGKILL
+        with pytest.raises(seglog.Fenced):
+            tx.commit()
+        with pytest.raises(seglog.Fenced):
+            late.commit(batch)
+        with source.consumer("group") as consumer:
+            assert consumer.receive(timeout=2).first_offset == 5
+        assert [record.value for record in out.read()] == [b"made", b"made"]
+        late.close()

@@ -330,6 +330,30 @@ def test_letting_go_of_decisions_keeps_where_groups_are(path, monkeypatch):
         assert [consumer.committed(p) for p in range(3)] == [1000, 1000, 1000]
 
 
+def test_the_places_of_groups_that_are_gone_are_let_go_of_and_an_idle_log_rests(path, monkeypatch):
+    monkeypatch.setattr(transactions, "KEPT_BYTES", 1)
+    with seglog.open(path, upkeep=False) as store:
+        orders, out = store.topic("orders"), store.topic("out")
+        orders.send_many([b"x"] * 100)
+        for group in ("stays", "goes"):
+            with orders.consumer(group) as consumer:
+                for stop in range(1, 101):
+                    with store.transaction() as tx:
+                        out.send_many([b"x"] * 3, tx=tx)
+                        out.send_many([b"x"] * 3, tx=tx)
+                        consumer.commit({0: stop}, tx=tx)
+        store.group("goes").delete()
+        log = store._transactions.log
+        log.close_segment()
+        end = log.next_offset
+        store._trim_decisions()
+        assert [read_decision(record.value)[1][0][2] for record in log.records(end)] == ["groups/stays/orders.positions"]
+        said = log.next_offset
+        for _ in range(5):
+            store._trim_decisions()
+        assert log.next_offset == said
+
+
 def test_moves_are_read_as_they_were_written():
     moves = [(1 << 63, b"s" * 64, "groups/a/b.positions"), (5, bytes(64), "")]
     assert read_decision(moves_decision(moves)) == ([], moves, [])

@@ -61,7 +61,7 @@ def test_in_a_transaction_it_is_looked_at_when_that_commits(store):
     with store.transaction() as tx:
         assert a.send(b"1", expected_offset=0, tx=tx) is None
         b.send(b"1", tx=tx)
-        assert a.send_many([b"2"], expected_offset=0, tx=tx) == []
+        assert a.send_many([b"2"], expected_offset=1, tx=tx) == []  # that is the offset it gets
     tx = store.transaction()
     a.send(b"3", expected_offset=2, tx=tx)
     b.send(b"3", tx=tx)
@@ -69,6 +69,54 @@ def test_in_a_transaction_it_is_looked_at_when_that_commits(store):
     with pytest.raises(seglog.VersionConflict):
         tx.commit()
     assert values(a) == [b"1", b"2", b"quicker"] and values(b) == [b"1"]
+
+
+def test_a_send_that_raises_adds_nothing_to_its_transaction(store):
+    topic = store.topic("t")
+    with store.transaction() as tx:
+        for wrong in ({"expected_version": 5}, {"expected_offset": "x"}, {"expected_offset": -3}, {"dedup_id": b"1"}):
+            with pytest.raises((seglog.SeglogError, TypeError)):
+                topic.send(b"x", tx=tx, **wrong)
+        for wrong in ({"expected_version": "7"}, {"expected_version": -2}, {"expected_version": True}):
+            with pytest.raises((seglog.SeglogError, TypeError)):
+                topic.send(b"x", key=b"k", tx=tx, **wrong)
+            with pytest.raises((seglog.SeglogError, TypeError)):
+                topic.send_many([b"x"], keys=[b"k"], tx=tx, **wrong)
+        assert len(tx) == 0
+        topic.send(b"first", tx=tx)
+        topic.send(b"second", tx=tx, expected_offset=1)
+        topic.send_many([b"third", b"fourth"], tx=tx, expected_offset=2)
+    assert values(topic) == [b"first", b"second", b"third", b"fourth"]
+
+
+def test_a_condition_without_records_is_asked_too(store):
+    topic = store.topic("t")
+    with pytest.raises(seglog.VersionConflict):
+        topic.send_many([], expected_offset=77)
+    assert topic.send_many([], expected_offset=0) == []
+    tx = store.transaction()
+    tx.commit()
+    with pytest.raises(seglog.ClosedError):
+        tx.require(lambda: None)
+
+
+def test_the_partitioner_decides_for_conditional_sends_too(path):
+    with seglog.open(path) as store:
+        store.topic("t", partitions=4, partitioner=lambda key, n: 3)
+    for function, error in ((None, seglog.ConfigError), (lambda key, n: -1, seglog.PartitionNotFound), (lambda key, n: 2, None)):
+        with seglog.open(path) as store, store.producer("p") as producer:
+            topic = store.topic("t", partitioner=function)
+            for how in ({"expected_version": -1}, {"expected_offset": 0}, {"dedup_id": b"1"}):
+                if error is None:
+                    key = str(how).encode()  # of its own, as none of the conditions would hold else
+                    how = {"dedup_id": key} if "expected_offset" in how else how
+                    assert topic.send(b"x", key=key, **how).partition == 2
+                    continue
+                with pytest.raises(error):
+                    topic.send(b"x", key=b"k", **how)
+                with pytest.raises(error):
+                    producer.send(topic, b"x", key=b"k", sequence=1)
+            assert {record.partition for record in topic.read()} <= {2}
 
 
 # ---- expected_version -------------------------------------------------------------------------------

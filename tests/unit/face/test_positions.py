@@ -327,3 +327,15 @@ def test_a_failed_sync_is_final(file, monkeypatch):
     assert positions.dirty  # what the kernel may wrongly call clean is written again
     positions.sync()
     positions.close()
+
+
+def test_a_member_of_a_process_slot_that_was_used_for_long(file):
+    """Its word has its highest bit set: 32,768 processes had the slot before."""
+    positions = opened(file, partitions=1)
+    member = 0x8086_0001 << 32 | 5
+    positions.places[0].take(member)
+    assert positions.places[0].owner == member
+    positions.places[0].commit(5)
+    positions.places[0].release()
+    assert positions.places[0].owner == 0
+    positions.close()

@@ -110,6 +110,56 @@ def test_in_a_larger_transaction(store):
     assert values(a) == values(b) == [b"1", b"2"]
 
 
+def test_two_open_transactions_of_one_producer_do_not_write_a_number_twice(store):
+    topic = store.topic("t")
+    with store.producer("p") as producer:
+        first, second = store.transaction(), store.transaction()
+        producer.send(topic, b"0", sequence=0, tx=first)
+        producer.send(topic, b"0", sequence=0, tx=second)
+        producer.send(topic, b"1", sequence=1, tx=second)
+        first.commit()
+        with pytest.raises(seglog.VersionConflict, match="another transaction"):
+            second.commit()
+        late = store.transaction()
+        producer.send(topic, b"1", sequence=1, tx=late)
+        producer.send(topic, b"2", sequence=2)
+        with pytest.raises(seglog.VersionConflict):
+            late.commit()
+        assert producer.last_sequence(topic) == 2
+        assert producer.send(topic, b"2", sequence=2) is None
+    assert values(topic) == [b"0", b"2"]
+
+
+def test_a_fenced_one_leaves_nothing_in_a_transaction(store):
+    topic, other = store.topic("t"), store.topic("other")
+    older = store.producer("p")
+    older.send(topic, b"0", sequence=0)
+    newer = store.producer("p")
+    tx = store.transaction()
+    other.send(b"other", tx=tx)
+    with pytest.raises(seglog.Fenced):
+        older.send(topic, b"1", sequence=1, tx=tx)
+    assert len(tx) <= 1
+    if tx.open:
+        tx.commit()
+    assert values(topic) == [b"0"]
+    newer.close()
+    older.close()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors")
+def test_it_leaves_no_descriptors_and_no_files_of_topics_that_are_gone(path, store):
+    with store.producer("p") as producer:
+        for n in range(20):
+            topic = store.topic("t")
+            producer.send(topic, b"0", sequence=n)
+            store.delete_topic("t")
+            if n == 5:
+                before = len(os.listdir("/proc/self/fd"))
+        assert len(os.listdir("/proc/self/fd")) <= before + 2
+        assert not (path / "producers" / "p" / "t.positions").exists()
+
+
 def test_bad_words_write_nothing(store):
     topic = store.topic("t")
     for name in ("../x", "", ".a"):
