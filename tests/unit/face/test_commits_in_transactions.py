@@ -253,6 +253,18 @@ def test_after_a_kill_all_of_it_is_there_and_after_a_boot_too(path, fsync):
     assert where(rebooted(copy)) == (3, [1, 2, 3])
 
 
+def test_one_who_promises_nothing_waits_for_the_transaction_of_one_who_did(path):
+    """A commit with fsync="never" says that the transaction before it is done: it must not be on the disk before that."""
+    crashed(path, "step(1); store.sync(); step(2)")
+    with seglog.open(path, fsync="never", upkeep=False) as store:
+        orders = store.topic("orders")
+        with orders.consumer("billing") as consumer:
+            consumer.commit({0: 3})
+            assert (consumer.committed(), slots(path, orders)) == (3, 1)
+            store.sync()
+            assert (consumer.committed(), slots(path, orders)) == (3, 3)
+
+
 def test_a_group_that_moved_on_since_is_not_moved_back(path):
     crashed(path, "step(1); step(2); store.sync(); consumer.commit({0: 9}); consumer.commit({0: 5}); store.sync()")
     assert where(rebooted(path))[0] == 5
