@@ -10,7 +10,6 @@ once, and after that what is new.
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -208,7 +207,7 @@ def conditions_of(
     question."""
     conditions: list[Callable[[], None]] = []
     if expected_offset is not None:
-        offset, ahead = whole(expected_offset, "expected_offset", 0), tx.ahead(log)
+        offset, ahead = natural(expected_offset, "expected_offset"), tx.ahead(log)
 
         def is_next() -> None:
             actual = log.next_offset + ahead
@@ -230,7 +229,7 @@ def conditions_of(
                 setting="expected_version",
                 value=expected_version,
             )
-        version, its_key = whole(expected_version, "expected_version", -1), bytes_of(key, "key")
+        version, its_key = natural(expected_version, "expected_version", -1), bytes_of(key, "key")
         end = log.next_offset
         found = topic.finder.find(log, its_key)  # the looking that takes time, before the lock is held
         known = -1 if found is None else found.offset
@@ -263,16 +262,6 @@ def last_of(log: Log, key: bytes, start: int) -> int:
                     if its_key == key:
                         last = offset
     return last
-
-
-def whole(number: int, what: str, least: int) -> int:
-    """A number that may be an offset; raises TypeError and ConfigError."""
-    if isinstance(number, bool) or not hasattr(number, "__index__"):
-        raise TypeError(f"{what} is a whole number, not {number!r}. Nothing was written.")
-    value = operator.index(number)
-    if not least <= value < 1 << 62:
-        raise ConfigError(f"{what} is a number from {least} on, not {value:,}. Nothing was written.", setting=what, value=value)
-    return value
 
 
 def repeated(topic: Topic, log: Log, dedup_id: bytes) -> int | None:

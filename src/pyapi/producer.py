@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from seglog.conditions import whole
 from seglog.engine.liveness import Liveness
 from seglog.engine.places import Place
 from seglog.engine.transactions import Transaction
@@ -181,7 +180,7 @@ class Producer:
         `topic.send` raises, and Fenced when a newer producer has this id.
         """
         self._check()
-        number = whole(sequence, "sequence", 0)
+        number = natural(sequence, "sequence")
         where = self._partition(topic, key, partition, number)
         place = self._place(topic, where)
         own = self._home.transaction() if tx is None else tx
@@ -209,7 +208,7 @@ class Producer:
         """`topic.send_many` of those that are not there yet; numbered from `first_sequence` on. All of them are there when it
         returns, or after an error none. The spans of what was written; none with `tx`."""
         self._check()
-        first = whole(first_sequence, "first_sequence", 0)
+        first = natural(first_sequence, "first_sequence")
         if keys is not None and len(keys) != len(values):
             raise ValueError(f"there are {len(values):,} values and {len(keys):,} keys. Nothing was written.")
         mine: dict[int, list[int]] = {}

@@ -97,10 +97,13 @@ def one_offset(value: object, what: str) -> int:
 
 
 def natural(value: object, what: str, least: int = 0) -> int:
-    """`value` as a count, or a number of something. Raises TypeError, or ConfigError when it is less than `least`."""
+    """`value` as a count, or a number of something. Raises TypeError, or ConfigError when it is less than `least`, or too large for
+    any file."""
     number = whole(value, what, f"an int of {least} or more")
     if number < least:
         raise ConfigError(f"{what} is {number:,}; it must be at least {least}", setting=what, value=number)
+    if number >= 1 << 62:
+        raise ConfigError(f"{what} is {number:,}; it must be below 2^62", setting=what, value=number)
     return number
 
 
