@@ -27,6 +27,7 @@ import contestants
 import growth
 import memory
 import opening
+import queues
 import sharing
 import transacting
 from contestants import Load
@@ -114,6 +115,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, str], tuple[list[tuple[str, list[
     "groups": committing.measure,
     "transactions": transacting.measure,
     "compaction": compacting.measure,
+    "queues": queues.measure,
 }
 
 

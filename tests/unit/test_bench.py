@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -26,7 +27,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> object:
         return importlib.import_module(name)
 
     yield module
-    for name in ("machine", "contestants", "memory", "growth", "opening", "sharing", "compacting", "noop", "locks"):
+    for name in ("machine", "contestants", "memory", "growth", "opening", "sharing", "compacting", "queues", "noop", "locks"):
         sys.modules.pop(name, None)
 
 
@@ -179,3 +180,53 @@ def test_compacting_is_measured_on_what_is_dead_and_its_memory_seen(bench, tmp_p
     few, many = [compacting.compacted(tmp_path / memory, int(memory) << 20) for memory in ("1", "64")]
     assert few.passes > many.passes == 1
     assert many.grown - few.grown > 15 << 20  # a map of so many keys is seen
+
+
+def peers_of_the_queue():
+    """By name; those that are not installed are skipped, by name too."""
+    names = {"RocksQ": "rocksq", "LMDBQueue": "equeue", "Huey": "huey", "LiteQueue": "litequeue"}
+    names |= {"PersistQueueAck": "persistqueue", "PersistQueueFile": "persistqueue", "Seglog": "seglog"}
+    for name, module in names.items():
+        missing = pytest.mark.skipif(not importlib.util.find_spec(module), reason=f"{module} is not installed")
+        yield pytest.param(name, id=name, marks=missing)
+
+
+@pytest.mark.parametrize("name", peers_of_the_queue())
+def test_each_queue_gives_back_what_it_was_given(bench, name, tmp_path):
+    queues = bench("queues")
+    load = bench("contestants").Load(100, 1)
+    kind = getattr(queues, name)
+    for number, work in enumerate([queues.one_by_one, queues.in_batches][: 1 + hasattr(kind, "many")]):
+        place = tmp_path / str(number)
+        place.mkdir()
+        kind.records = 1_000
+        with queues.contestant(kind, load, work)(str(place)) as work:
+            assert work() == (10_000 if number else 1_000)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and looks into /proc")
+def test_the_bench_of_queues_counts_what_was_done(bench, tmp_path):
+    queues = bench("queues")
+    path = str(tmp_path / "workers")
+    with queues.seglog.open(path, fsync="never") as store:
+        queues.fill(store.queue("shared"), 200_000)
+    rate, share = queues.rates(path, queues.drain, 2, 0.05)
+    with queues.seglog.open(path) as store:
+        done = store.queue("shared").statistics().acked
+        assert store.queue("shared").purge() == 200_000 - done
+    assert done == pytest.approx(rate * 0.05)
+    assert done >= 200 and 0 < share < 1.5
+    assert len(queues.hand_to_hand(path, 20)) == 20
+    assert 0 <= queues.wait_idly(path, 2, 0.1) < 1
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="asks Linux for the memory of a process")
+def test_delayed_messages_are_there_after_the_boot_was_forgotten(bench, tmp_path):
+    queues = bench("queues")
+    path = str(tmp_path / "delays")
+    _, peak, said = queues.memory.peak_of("send", path, "500", program=queues.__file__)
+    assert (int(said), peak > 0) == (500, True)
+    assert any(name == "shm" for _, _, names in os.walk(path) for name in names)
+    queues.forget_the_boot(path)
+    assert not any(name == "shm" for _, _, names in os.walk(path) for name in names)
+    assert float(queues.memory.peak_of("reopen", path, "500", program=queues.__file__)[2]) > 0
