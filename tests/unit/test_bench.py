@@ -191,7 +191,7 @@ def peers_of_the_queue():
         yield pytest.param(name, id=name, marks=missing)
 
 
-@pytest.mark.parametrize("name", peers_of_the_queue())
+@pytest.mark.parametrize("name", list(peers_of_the_queue()))
 def test_each_queue_gives_back_what_it_was_given(bench, name, tmp_path):
     queues = bench("queues")
     load = bench("contestants").Load(100, 1)

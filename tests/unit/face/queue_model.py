@@ -1,0 +1,197 @@
+"""A queue in plain Python: what each verb has to come to, one message an object, time a number that the test moves.
+
+The rules, in the order in which they decide who comes next: a higher level first; within a level, by the place a message has had
+since it was sent (or, if it was sent with a delay, since it was due); what is in flight, delayed, expired or dead does not come.
+In a FIFO queue a group waits while one of its messages is in flight, or came back and is not due yet.
+
+Attempts grow when a message is handed out, and fall by `release` alone. After `max_attempts` of them it is dead.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from dataclasses import dataclass, field
+
+SECOND = 1_000_000
+READY, DELAYED, LEASED, ACKED, EXPIRED, DEAD, DROPPED, PURGED = (
+    "ready", "delayed", "in flight", "acked", "expired", "dead", "dropped", "purged",
+)
+
+
+@dataclass(eq=False)
+class Sent:
+    """One message. Values are unique, so that each is known again."""
+
+    value: bytes
+    number: int  # in the order of sending
+    level: int
+    sent_at: int
+    group: bytes | None = None
+    state: str = READY
+    place: float = math.inf  # within its level; a message with a delay gets one when it is due
+    due: int = 0
+    expires: float = math.inf
+    attempts: int = 0
+    deliveries: int = 0
+    first_received_at: int = 0
+    leased_at: int = 0
+    lease_ends: float = 0
+    holder: object = None
+    reasons: list[str] = field(default_factory=list)
+
+
+class QueueModel:
+    def __init__(
+        self, *, now: int, priorities: int = 1, max_attempts: int = 5, lease: float = 30, max_lease: float = 43200,
+        ttl: float | None = None, fifo: bool = False, max_length: int | None = None, overflow: str = "reject",
+        dedup_window: float = 300,
+    ) -> None:
+        self.now, self.priorities, self.max_attempts, self.fifo = now, priorities, max_attempts, fifo
+        self.lease, self.max_lease, self.dedup_window = lease, max_lease, dedup_window
+        self.ttl, self.max_length, self.overflow = ttl, max_length, overflow
+        self.messages: list[Sent] = []
+        self.ids: dict[bytes, tuple[int, Sent]] = {}
+        self.counted: collections.Counter[str] = collections.Counter()
+        self.places = 0
+
+    # ---- what is where
+
+    def those(self, state: str) -> list[Sent]:
+        return [each for each in self.messages if each.state == state]
+
+    def in_order(self) -> list[Sent]:
+        """Those who could be received now, first the first; groups that are blocked left out."""
+        ready = sorted(self.those(READY), key=lambda each: (-each.level, each.place))
+        if not self.fifo:
+            return ready
+        busy = {each.group for each in self.messages if each.state == LEASED}
+        back = {each.group: each.place for each in reversed(self.those(DELAYED)) if each.place < math.inf}
+        return [each for each in ready if each.group not in busy and each.place < back.get(each.group, math.inf)]
+
+    def statistics(self) -> dict[str, int]:
+        """The states that are, and what happened so far."""
+        now = collections.Counter(each.state for each in self.messages)
+        return {
+            "ready": now[READY], "delayed": now[DELAYED], "in_flight": now[LEASED],
+            **{name: self.counted[name] for name in ("sent", "acked", "expired", "dropped", "dead_lettered")},
+        }
+
+    # ---- sending
+
+    def send(
+        self, value: bytes, *, level: int = 0, delay: float = 0, ttl: float | None = None, group: bytes | None = None,
+        dedup_id: bytes | None = None,
+    ) -> str:
+        """What became of it: "sent", "duplicate", "full", "dropped"."""
+        if dedup_id is not None and dedup_id in self.ids and self.now - self.ids[dedup_id][0] < self.dedup_window * SECOND:
+            return "duplicate"
+        if self.max_length is not None and len(self.those(READY)) >= self.max_length:
+            if self.overflow == "reject":
+                return "full"
+            self.counted["dropped"] += 1
+            if self.overflow == "drop_new":
+                return "dropped"
+            oldest = min(self.those(READY), key=lambda each: (each.level, each.place))
+            oldest.state = DROPPED
+        each = Sent(value, len(self.messages), min(level, self.priorities - 1), self.now, group)
+        lives = [seconds for seconds in (ttl, self.ttl) if seconds is not None]
+        if lives:
+            each.expires = self.now + min(lives) * SECOND
+        self.messages.append(each)
+        self.counted["sent"] += 1
+        if dedup_id is not None:
+            self.ids[dedup_id] = (self.now, each)
+        if delay:
+            each.state, each.due = DELAYED, self.now + round(delay * SECOND)
+        else:
+            self.make_ready(each)
+        return "sent"
+
+    def make_ready(self, each: Sent) -> None:
+        each.state, each.holder = READY, None
+        if each.place == math.inf:
+            each.place = self.places
+            self.places += 1
+        if each.expires <= self.now:
+            self.settle(each, EXPIRED)
+
+    def settle(self, each: Sent, state: str, reason: str = "") -> None:
+        each.state, each.holder = state, None
+        self.counted["dead_lettered" if state == DEAD else state] += 1
+        if reason:
+            each.reasons.append(reason)
+
+    # ---- time
+
+    def tick(self, now: int) -> None:
+        """It is `now`, and somebody looked."""
+        self.now = now
+        for each in sorted(self.those(DELAYED), key=lambda each: (each.due, each.number)):
+            if each.due <= now:
+                self.make_ready(each)
+        for each in self.those(LEASED):
+            if each.lease_ends <= now:
+                self.give_back(each)
+        for each in self.those(READY):
+            if each.expires <= now:
+                self.settle(each, EXPIRED)
+
+    def give_back(self, each: Sent, delay: float = 0) -> None:
+        """Somebody had it and failed, or died, or was too slow: the attempt counts."""
+        if each.attempts >= self.max_attempts:
+            self.settle(each, DEAD, "delivery_limit")
+        elif delay:
+            each.state, each.holder, each.due = DELAYED, None, self.now + round(delay * SECOND)
+        else:
+            self.make_ready(each)
+
+    # ---- receiving, and what becomes of it
+
+    def receive(self, most: int, who: object) -> list[Sent]:
+        got = self.in_order()[:most]
+        for each in got:
+            each.state, each.holder, each.leased_at = LEASED, who, self.now
+            each.lease_ends = self.now + self.lease * SECOND
+            each.attempts += 1
+            each.deliveries += 1
+            each.first_received_at = each.first_received_at or self.now
+        return got
+
+    def ack(self, each: Sent) -> None:
+        self.settle(each, ACKED)
+
+    def nack(self, each: Sent, delay: float = 0) -> None:
+        self.give_back(each, delay)
+
+    def release(self, each: Sent) -> None:
+        each.attempts -= 1
+        self.make_ready(each)
+
+    def reject(self, each: Sent, reason: str) -> None:
+        self.settle(each, DEAD, reason)
+
+    def extend(self, each: Sent, seconds: float) -> None:
+        each.lease_ends = min(self.now + seconds * SECOND, each.leased_at + self.max_lease * SECOND)
+
+    def leave(self, who: object) -> None:
+        """A holder closed, or died: what it had comes back."""
+        for each in self.those(LEASED):
+            if each.holder is who:
+                self.give_back(each)
+
+    def purge(self) -> int:
+        """Everything that is not settled goes; how many."""
+        gone = self.those(READY) + self.those(DELAYED) + self.those(LEASED)
+        for each in gone:
+            each.state, each.holder = PURGED, None
+        return len(gone)
+
+    def redrive(self) -> int:
+        """The dead come back as if they had just been sent, with what they went through written on them."""
+        dead = self.those(DEAD)
+        for each in dead:
+            each.attempts = each.deliveries = each.first_received_at = 0
+            each.place, each.sent_at = math.inf, self.now
+            self.make_ready(each)
+        return len(dead)
