@@ -23,7 +23,7 @@ from typing import NamedTuple
 import pytest
 
 DRAWING = """
-7  cli        console      gateways
+7  cli        console      gateways    pytest_plugin
 6  patterns   integrations backends
 5  queues     exchanges    requests    handlers    aio
 4  groups     upkeep      doctor      table

@@ -39,6 +39,7 @@ class Sent:
     lease_ends: float = 0
     holder: object = None
     reasons: list[str] = field(default_factory=list)
+    died: int = 0  # in the order of dying
 
 
 class QueueModel:
@@ -53,7 +54,7 @@ class QueueModel:
         self.messages: list[Sent] = []
         self.ids: dict[bytes, tuple[int, Sent]] = {}
         self.counted: collections.Counter[str] = collections.Counter()
-        self.places = 0
+        self.places = self.deaths = 0
 
     # ---- what is where
 
@@ -69,12 +70,15 @@ class QueueModel:
         back = {each.group: each.place for each in reversed(self.those(DELAYED)) if each.place < math.inf}
         return [each for each in ready if each.group not in busy and each.place < back.get(each.group, math.inf)]
 
+    def leased(self) -> list[Sent]:
+        return sorted(self.those(LEASED), key=lambda each: (each.level, each.place))
+
     def statistics(self) -> dict[str, int]:
         """The states that are, and what happened so far."""
         now = collections.Counter(each.state for each in self.messages)
         return {
             "ready": now[READY], "delayed": now[DELAYED], "in_flight": now[LEASED],
-            **{name: self.counted[name] for name in ("sent", "acked", "expired", "dropped", "dead_lettered")},
+            **{name: self.counted[name] for name in ("acked", "expired", "dropped", "dead_lettered")},
         }
 
     # ---- sending
@@ -96,8 +100,8 @@ class QueueModel:
             oldest.state = DROPPED
         each = Sent(value, len(self.messages), min(level, self.priorities - 1), self.now, group)
         lives = [seconds for seconds in (ttl, self.ttl) if seconds is not None]
-        if lives:
-            each.expires = self.now + min(lives) * SECOND
+        if lives:  # counted from when it can be received first
+            each.expires = self.now + round((delay + min(lives)) * SECOND)
         self.messages.append(each)
         self.counted["sent"] += 1
         if dedup_id is not None:
@@ -119,8 +123,10 @@ class QueueModel:
     def settle(self, each: Sent, state: str, reason: str = "") -> None:
         each.state, each.holder = state, None
         self.counted["dead_lettered" if state == DEAD else state] += 1
-        if reason:
+        if state == DEAD:
             each.reasons.append(reason)
+            self.deaths += 1
+            each.died = self.deaths
 
     # ---- time
 
@@ -130,7 +136,7 @@ class QueueModel:
         for each in sorted(self.those(DELAYED), key=lambda each: (each.due, each.number)):
             if each.due <= now:
                 self.make_ready(each)
-        for each in self.those(LEASED):
+        for each in self.leased():
             if each.lease_ends <= now:
                 self.give_back(each)
         for each in self.those(READY):
@@ -168,15 +174,16 @@ class QueueModel:
         each.attempts -= 1
         self.make_ready(each)
 
-    def reject(self, each: Sent, reason: str) -> None:
-        self.settle(each, DEAD, reason)
+    def reject(self, each: Sent, why: str) -> None:
+        """`why` is told as its last error."""
+        self.settle(each, DEAD, "rejected")
 
     def extend(self, each: Sent, seconds: float) -> None:
         each.lease_ends = min(self.now + seconds * SECOND, each.leased_at + self.max_lease * SECOND)
 
     def leave(self, who: object) -> None:
         """A holder closed, or died: what it had comes back."""
-        for each in self.those(LEASED):
+        for each in self.leased():
             if each.holder is who:
                 self.give_back(each)
 
@@ -188,10 +195,10 @@ class QueueModel:
         return len(gone)
 
     def redrive(self) -> int:
-        """The dead come back as if they had just been sent, with what they went through written on them."""
-        dead = self.those(DEAD)
+        """The dead come back, behind all that wait, with what they went through written on them; how many."""
+        dead = sorted(self.those(DEAD), key=lambda each: each.died)
         for each in dead:
             each.attempts = each.deliveries = each.first_received_at = 0
-            each.place, each.sent_at = math.inf, self.now
+            each.place = math.inf
             self.make_ready(each)
         return len(dead)

@@ -101,12 +101,14 @@ class QueueMachine(RuleBasedStateMachine):
             return
         position = queue.send(value, **options)
         if became == "duplicate":
-            assert position == self.positions[dedup_id], "the first one's place is told"
+            assert position == self.positions.get(dedup_id, position), "the first one's place is told"
         elif became == "sent":
             if not options.get("delay"):
                 assert position.partition == self.model.messages[-1].level
             if dedup_id is not None:
-                self.positions[dedup_id] = position
+                self.positions.pop(dedup_id, None)
+                if not options.get("delay"):  # a delayed one moves
+                    self.positions[dedup_id] = position
 
     @property
     def positions(self):
@@ -138,7 +140,7 @@ class QueueMachine(RuleBasedStateMachine):
             for each in expected
         ]
         for message, sent in zip(got, expected):
-            assert [death["reason"] for death in reversed(message.deaths)] == list(dict.fromkeys(sent.reasons))
+            assert [death["reason"] for death in message.deaths] == list(dict.fromkeys(reversed(sent.reasons)))
         self.held += [Held(handle, message, each) for message, each in zip(got, expected)]
 
     @rule(who=which, most=st.integers(1, 10))
@@ -320,6 +322,7 @@ class QueueMachine(RuleBasedStateMachine):
             for folder, _, names in os.walk(self.path):
                 for name in {"shm", "tail.shm"} & set(names):
                     os.unlink(os.path.join(folder, name))
+            self.model.counted.clear()  # what happened is counted since the machine started
         self.handles[:] = [Handle(self)]
         self.left(*gone)
 
