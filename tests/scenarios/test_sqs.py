@@ -1,5 +1,5 @@
-"""The contract of SQS, by its own words, in virtual time: visibility, receive count, redrive, FIFO order and deduplication, delay, batches,
-purge, stale receipts. Where seglog promises more, the more is asserted: nothing comes after an ack, counts are exact."""
+"""The contract of SQS, by its own words, in virtual time: visibility, receive count, redrive, FIFO order and deduplication, delay,
+batches, purge, stale receipts. Where seglog promises more, the more is asserted: nothing comes after an ack, counts are exact."""
 
 import pytest
 
@@ -272,8 +272,9 @@ def test_a_batch_is_of_any_size_and_comes_in_order(store):
     queue.send_many([b"%d" % i for i in range(5000)])
     got = [queue.receive(n, timeout=0) for n in (1, 10, 1000, 10_000)]
     assert [len(messages) for messages in got] == [1, 10, 1000, 3989]
-    assert values(sum(got, [])) == [b"%d" % i for i in range(5000)]
-    queue.ack(sum(got, []))
+    everything = [message for messages in got for message in messages]
+    assert values(everything) == [b"%d" % i for i in range(5000)]
+    queue.ack(everything)
     assert queue.statistics().acked == 5000 and queue.statistics().depth == 0
 
 
