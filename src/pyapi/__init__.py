@@ -19,6 +19,9 @@ from seglog.consumer import Consumer
 from seglog.errors import *  # noqa: F403
 from seglog.groups import Group, GroupDescription, MemberDescription, PlaceDescription
 from seglog.producer import Producer
+from seglog.queue import Message, Queue
+from seglog.queueconfig import Backoff, QueueConfig
+from seglog.queuestatistics import QueueStatistics
 from seglog.record import Batch, Column, Loss, Packed, Position, Record, Span
 from seglog.statistics import PartitionStatistics, StoreStatistics, TopicStatistics
 from seglog.store import Store, open
@@ -27,6 +30,7 @@ from seglog.topic import Topic
 __version__ = _version("seglog")
 
 __all__ = [
+    "Backoff",
     "Batch",
     "Clock",
     "Column",
@@ -36,11 +40,15 @@ __all__ = [
     "Loss",
     "ManualClock",
     "MemberDescription",
+    "Message",
     "Packed",
     "PartitionStatistics",
     "PlaceDescription",
     "Position",
     "Producer",
+    "Queue",
+    "QueueConfig",
+    "QueueStatistics",
     "Record",
     "Span",
     "Store",
