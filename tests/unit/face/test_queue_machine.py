@@ -23,6 +23,7 @@ LONG = os.environ.get("SEGLOG_LONG", "0") not in ("", "0")
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 START = 1_700_000_000_000_000
 HANDLES_MAX = 3
+EXPLORE = os.environ.get("EXPLORE","")
 which = st.integers(0, 10**6)  # to be taken modulo what there is
 delays = st.sampled_from([0, 0, 0, 1, 5, 10])
 
@@ -283,6 +284,7 @@ class QueueMachine(RuleBasedStateMachine):
         """There is nobody else to see what is due."""
         self.clock.advance(seconds)
         self.model.tick(self.clock())
+        if EXPLORE: self.upkeep(who)
         self.receive(who, most)
         self.upkeep(who)
 
@@ -414,6 +416,7 @@ for machine in (QueueMachine, FifoMachine):
         stateful_step_count=80 if LONG else 40,
         deadline=None,
         print_blob=True,
+        **({"phases": [__import__("hypothesis").Phase.generate], "report_multiple_bugs": False} if EXPLORE else {}),
         suppress_health_check=[HealthCheck.too_slow],
     )
 
