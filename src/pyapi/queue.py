@@ -621,8 +621,8 @@ class Queue(Delivery):
         return reclaim(self, now - round(younger * 1e6) if younger else 1 << 62, keep is not None, stop)
 
     def replay(self, start: Start = "earliest", stop: Start = "latest") -> int:
-        """Where `keep_acked` kept them, messages that were acked become ready again, as if they were new; how many. `start` and `stop`: an
-        aware datetime, or "earliest" and "latest", by when they were sent; dead letters stay dead.
+        """Where `keep_acked` kept them, messages that were acked become ready again, as if they were new; how many. `start` and
+        `stop`: an aware datetime, or "earliest" and "latest", by when they were sent; dead letters stay dead.
         """
         if self._config.keep_acked is None:
             raise ConfigError(
