@@ -155,7 +155,10 @@ class QueueModel:
     # ---- receiving, and what becomes of it
 
     def receive(self, most: int, who: object) -> list[Sent]:
-        got = self.in_order()[:most]
+        got = self.in_order()
+        if self.fifo and __import__("os").environ.get("EXPLORE"):
+            seen=set(); got=[e for e in got if not (e.group in seen or seen.add(e.group))]
+        got = got[:most]
         for each in got:
             each.state, each.holder, each.leased_at = LEASED, who, self.now
             each.lease_ends = self.now + self.lease * SECOND
