@@ -106,8 +106,10 @@ def drained(queue):
 
 def judge(said, left, out, dead):
     """Each message that was sent is in one place; the ones that were in the air may be in either of two."""
-    done = {what: {int(n) for line in said for word, *ns in [line.split()] if word == what for n in ns} for what in
-            ("sending", "sent", "acking", "acked", "rejecting", "rejected", "moved")}
+    done = {
+        what: {int(n) for line in said for word, *ns in [line.split()] if word == what for n in ns}
+        for what in ("sending", "sent", "acking", "acked", "rejecting", "rejected", "moved")
+    }
     places = Counter(left) + Counter(out) + Counter(dead)
     assert max(places.values(), default=1) == 1, f"more than once: {[n for n, k in places.items() if k > 1][:9]}"
     assert set(places) <= done["sending"], "invented"
@@ -171,12 +173,19 @@ os._exit(0)
 @pytest.mark.parametrize("reboots", [False, True])
 @pytest.mark.parametrize(
     ("point", "what", "left"),
-    [("reclaim.done", "reclaim", [0, 140_000]), ("reclaim.unlinked", "reclaim", [0, 140_000]), ("queue.purging", "purge", [])],
+    [
+        ("reclaim.done", "reclaim", [0, 140_000]),
+        ("reclaim.unlinked", "reclaim", [0, 140_000]),
+        ("queue.purging", "purge", []),
+    ],
 )
 def test_killed_while_it_gives_back_whole_chunks_or_purges(environment, tmp_path, point, what, left, reboots):  # noqa: F811
     path = tmp_path / "data"
     run = subprocess.run(
-        [sys.executable, "-c", MANY, str(path), what], env=environment | {"SEGLOG_FAIL": f"{point}:1"}, capture_output=True, timeout=120
+        [sys.executable, "-c", MANY, str(path), what],
+        env=environment | {"SEGLOG_FAIL": f"{point}:1"},
+        capture_output=True,
+        timeout=120,
     )
     assert run.returncode == -9, run.stderr
     if reboots:
