@@ -119,6 +119,24 @@ class VersionConflict(SeglogError, RuntimeError):
     """Somebody was quicker: `expected` is not what was found, `actual`; of `partition`, or of its `key`. Nothing was written."""
 
 
+class LeaseLost(SeglogError, RuntimeError):
+    """A message is no longer that delivery's: its lease ended, or it was settled. `offset`, `priority` and `deliveries` say which."""
+
+
+class QueueFull(SeglogError):
+    """A bounded queue has no room; `queue`, `max_length` and `max_bytes` say which. Nothing was sent."""
+
+
+class QueueNotFound(SeglogError, KeyError):
+    """There is no queue of that `name`."""
+
+    __str__ = Exception.__str__
+
+
+class QueueMismatch(SeglogError, ValueError):
+    """The queue exists with other settings: `differences` maps each to (asked, existing). Nothing was changed."""
+
+
 class PartitionNotFound(SeglogError, IndexError):
     """There is no partition of that number; `partition` and `partitions` say what was asked and how many there are."""
 

@@ -18,11 +18,15 @@ from seglog.config import StoreConfig, TopicConfig
 from seglog.consumer import Consumer
 from seglog.errors import *  # noqa: F403
 from seglog.groups import Group, GroupDescription, MemberDescription, PlaceDescription
+from seglog.handlers import Handler, Reject, Retry
+from seglog.limits import RateLimit
 from seglog.producer import Producer
 from seglog.record import Batch, Column, Loss, Packed, Position, Record, Span
+from seglog.requests import Requests, RequestStatistics
 from seglog.statistics import PartitionStatistics, StoreStatistics, TopicStatistics
 from seglog.store import Store, open
 from seglog.topic import Topic
+from seglog.workers import Workers, WorkerStatistics
 
 __version__ = _version("seglog")
 
@@ -33,6 +37,7 @@ __all__ = [
     "Consumer",
     "Group",
     "GroupDescription",
+    "Handler",
     "Loss",
     "ManualClock",
     "MemberDescription",
@@ -41,7 +46,12 @@ __all__ = [
     "PlaceDescription",
     "Position",
     "Producer",
+    "RateLimit",
     "Record",
+    "Reject",
+    "RequestStatistics",
+    "Requests",
+    "Retry",
     "Span",
     "Store",
     "StoreConfig",
@@ -49,6 +59,8 @@ __all__ = [
     "Topic",
     "TopicConfig",
     "TopicStatistics",
+    "WorkerStatistics",
+    "Workers",
     "__version__",
     "open",
 ]

@@ -22,6 +22,7 @@ from seglog.engine.errors import (
     ForkedHandle,
     GroupNotFound,
     InvalidName,
+    LeaseLost,
     LockTimeout,
     LogTruncated,
     NetworkFileSystem,
@@ -29,6 +30,9 @@ from seglog.engine.errors import (
     OffsetOutOfRange,
     PartitionFailed,
     PartitionNotFound,
+    QueueFull,
+    QueueMismatch,
+    QueueNotFound,
     ReadOnlyStore,
     RecordTooLarge,
     SeglogError,
@@ -55,6 +59,7 @@ __all__ = [
     "GroupInUse",
     "GroupNotFound",
     "InvalidName",
+    "LeaseLost",
     "LockTimeout",
     "LogTruncated",
     "NetworkFileSystem",
@@ -62,8 +67,13 @@ __all__ = [
     "OffsetOutOfRange",
     "PartitionFailed",
     "PartitionNotFound",
+    "QueueFull",
+    "QueueMismatch",
+    "QueueNotFound",
     "ReadOnlyStore",
     "RecordTooLarge",
+    "ReplyError",
+    "RequestTimeout",
     "SeglogError",
     "StoreFull",
     "StoreIOError",
@@ -80,4 +90,15 @@ class GroupInUse(SeglogError):
     """The group has live members, or a live one of that name; `group` and `members` say which.
 
     Nothing was changed. Close them, or wait until their processes end.
+    """
+
+
+class RequestTimeout(Timeout):
+    """No reply came in time: `queue`, `timeout` (s). The request expired with it; a reply that comes later is dropped, and counted."""
+
+
+class ReplyError(SeglogError, RuntimeError):
+    """The replier raised an exception: `type`, `text` and `traceback` are its own, as text, and `queue` says where it serves.
+
+    The request is settled: it was tried, and is not tried again.
     """
