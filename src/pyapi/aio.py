@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -136,7 +137,14 @@ class AsyncTopic:
         self._blocking = blocking  # a send waits for the disk
 
     async def send(
-        self, value: Any, key: Any = None, headers: Any = None, *, timestamp: Any = None, partition: int | None = None, **how: Any
+        self,
+        value: Any,
+        key: Any = None,
+        headers: Any = None,
+        *,
+        timestamp: Any = None,
+        partition: int | None = None,
+        **how: Any,
     ) -> Position | None:
         """`Topic.send`, awaited: in place, or in a thread with `fsync="always"` or a condition. None with `tx`."""
 
@@ -203,9 +211,7 @@ class AsyncConsumer:
         self.sync_consumer = consumer
         self._listener = listener
 
-    async def receive(
-        self, max_records: int = RECORDS_MAX, timeout: float | timedelta | None = None
-    ) -> Batch | None:
+    async def receive(self, max_records: int = RECORDS_MAX, timeout: float | timedelta | None = None) -> Batch | None:
         """The next run of records of one partition; None when none came for `timeout` seconds.
 
         Cancelled while it waits, it has handed out nothing and moved nothing.
@@ -276,6 +282,16 @@ class AsyncStore:
     async def delete_topic(self, name: str) -> None:
         """`Store.delete_topic`, awaited."""
         await asyncio.to_thread(self.sync_store.delete_topic, name)
+
+    async def request(
+        self, name: str, value: Any, key: Any = None, *, headers: Any = None, timeout: float | timedelta = 30.0
+    ) -> bytes:
+        """`Store.request`, awaited; any number at once."""
+
+        def submit() -> Future[bytes]:
+            return self.sync_store.requests(name).submit(value, key, headers=headers, timeout=timeout)
+
+        return await asyncio.wrap_future(await asyncio.to_thread(submit))
 
     async def sync(self) -> None:
         """`Store.sync`, awaited: one fdatasync per partition that has something new."""

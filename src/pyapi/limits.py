@@ -119,7 +119,11 @@ class RateLimit:
 
 def positive(value: float, setting: str, what: str, least: float = 0.0) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{setting} is {value!r}; it must be {what}. Nothing was changed.", setting=setting, value=value)
+        raise ConfigError(
+            f"{setting} is {value!r}; it must be {what}. Nothing was changed.", setting=setting, value=value
+        )
     if not least <= value < float("inf") or value <= 0:
-        raise ConfigError(f"{setting} is {value!r}; it must be {what}. Nothing was changed.", setting=setting, value=value)
+        raise ConfigError(
+            f"{setting} is {value!r}; it must be {what}. Nothing was changed.", setting=setting, value=value
+        )
     return float(value)

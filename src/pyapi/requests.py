@@ -97,7 +97,9 @@ class Inbox:
         self._closed = False
         self._counts: dict[str, Counter[str]] = {}
 
-    def submit(self, name: str, queue: Any, value: Any, key: Any, headers: Mapping[str, Any] | None, timeout: float) -> Outstanding:
+    def submit(
+        self, name: str, queue: Any, value: Any, key: Any, headers: Mapping[str, Any] | None, timeout: float
+    ) -> Outstanding:
         self._open()
         with self._lock:
             self._number += 1
@@ -134,13 +136,17 @@ class Inbox:
 
     def close(self) -> None:
         """Who waits gets ClosedError. Closing twice is fine."""
-        self._fail_all(ClosedError(f"the store {self._store.path} was closed before the reply came.", path=self._store.path))
+        self._fail_all(
+            ClosedError(f"the store {self._store.path} was closed before the reply came.", path=self._store.path)
+        )
 
     # ---- the thread that reads --------------------------------------------------------------------
 
     def _open(self) -> None:
         """Before the first request: whatever is replied to it comes behind where the reading begins."""
-        if self._pid != os.getpid():  # a forked child: its parent's requests are not its own, and threads do not come along
+        if (
+            self._pid != os.getpid()
+        ):  # a forked child: its parent's requests are not its own, and threads do not come along
             self._lock = threading.Lock()
             self._begin()
         with self._lock:
@@ -223,7 +229,12 @@ class Requests:
         self._queue = store.queue(name)
 
     def submit(
-        self, value: Any, key: Any = None, *, headers: Mapping[str, Any] | None = None, timeout: float | timedelta = 30.0
+        self,
+        value: Any,
+        key: Any = None,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        timeout: float | timedelta = 30.0,
     ) -> Future[bytes]:
         """Ask, and go on: the future has the reply, or raises RequestTimeout (at most a tenth of a second late) or ReplyError.
 
@@ -232,7 +243,12 @@ class Requests:
         return self._submit(value, key, headers, timeout).future
 
     def request(
-        self, value: Any, key: Any = None, *, headers: Mapping[str, Any] | None = None, timeout: float | timedelta = 30.0
+        self,
+        value: Any,
+        key: Any = None,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        timeout: float | timedelta = 30.0,
     ) -> bytes:
         """`Store.request`, of this queue."""
         one = self._submit(value, key, headers, timeout)
@@ -244,10 +260,14 @@ class Requests:
         finally:
             self._inbox.expire(one)  # Ctrl-C: nobody waits any more
 
-    def _submit(self, value: Any, key: Any, headers: Mapping[str, Any] | None, timeout: float | timedelta) -> Outstanding:
+    def _submit(
+        self, value: Any, key: Any, headers: Mapping[str, Any] | None, timeout: float | timedelta
+    ) -> Outstanding:
         limit = seconds(timeout, "timeout")
         if limit <= 0:
-            raise ConfigError("timeout is 0: no reply comes that fast. Nothing was sent.", setting="timeout", value=timeout)
+            raise ConfigError(
+                "timeout is 0: no reply comes that fast. Nothing was sent.", setting="timeout", value=timeout
+            )
         return self._inbox.submit(self.name, self._queue, value, key, headers, limit)
 
     def statistics(self) -> RequestStatistics:

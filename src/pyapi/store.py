@@ -168,7 +168,9 @@ class Store:
         self._handlers: list[Handler] = []  # in the order in which they were written
         self._workers: weakref.WeakSet[Workers] = weakref.WeakSet()
         self._inbox: Inbox | None = None
-        self._tidier: Ticker | None = None  # a thread of its own: compacting takes long, and a sync must not wait for it
+        self._tidier: Ticker | None = (
+            None  # a thread of its own: compacting takes long, and a sync must not wait for it
+        )
         self._warnings: deque[str] = deque(maxlen=WARNINGS_KEPT)
         refuse_network(directory, config.allow_network)
         self.identity = establish(directory, create=create, clock=self.clock, timeout=config.lock_timeout)

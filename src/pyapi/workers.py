@@ -23,7 +23,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType, TracebackType
@@ -83,7 +83,9 @@ class Workers:
         self._stopping = threading.Event()
         self._settled = threading.Event()  # nothing is in work any more: leases need no extending
         self._given_up = False  # the grace is over
-        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()  # its `put` may be called in a signal handler, in the middle of a `get`
+        self._news: queue.SimpleQueue[None] = (
+            queue.SimpleQueue()
+        )  # its `put` may be called in a signal handler, in the middle of a `get`
         self._signals = 0
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
@@ -237,19 +239,25 @@ class Workers:
         if self._error is not None:
             raise self._error
 
-    def run(self, timeout: float | timedelta | None = None) -> WorkerStatistics:
-        """Begin, wait and stop; SIGTERM and SIGINT say stop, a second one that there is no time to finish anything."""
-        with self.on_signals(), self:
+    def run(
+        self, timeout: float | timedelta | None = None, signals: Sequence[int] = (signal.SIGTERM, signal.SIGINT)
+    ) -> WorkerStatistics:
+        """Begin, wait and stop; these signals say stop, a second one that there is no time to finish anything."""
+        with self.on_signals(signals), self:
             self.wait(timeout)
         return self.statistics()
 
+    def ask(self) -> None:
+        """What a signal does: the first time `wait` returns, and so the workers stop; the second time there is no grace any more."""
+        self._signals += 1
+        self._news.put(None)
+
     @contextlib.contextmanager
-    def on_signals(self, which: Sequence[int] = (signal.SIGTERM, signal.SIGINT)) -> Iterator[None]:
-        """Within the block these signals stop the workers. Only in the main thread: others get none."""
+    def on_signals(self, which: Sequence[int]) -> Iterator[None]:
+        """Within the block these signals `ask`. Only in the main thread: others get none."""
 
         def told(number: int, frame: FrameType | None) -> None:
-            self._signals += 1
-            self._news.put(None)
+            self.ask()
 
         if threading.current_thread() is not threading.main_thread():
             yield
