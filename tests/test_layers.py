@@ -25,17 +25,19 @@ import pytest
 DRAWING = """
 7  cli        console      gateways
 6  patterns   integrations backends
-5  queues     exchanges    requests    handlers    aio         workers     feeds       marks       pool
+5  queue      queues       exchanges    requests    handlers    aio
+5  workers    feeds        marks       pool
 4  groups     upkeep      doctor      table
 3  store      topic        producer    consumer    conditions
 2  membership assignment transactions
 2  positions  topology     waiting     ticker      statistics  start       identity
-2  record     names        config      codecs      clock       protocols   errors    files       limits
+2  record     names        config      codecs      clock       protocols   errors    files
+2  queueconfig queuestatistics limits
 ----------------------------------------------------------------------
-1e partitions places     transactions compaction
+1e partitions places     transactions compaction  slots       groups      delivery
 1d log
 1c tail       recovery   instruments
-1b segment    index        delivery    keymap      arrow       pieces
+1b segment    index        keymap      arrow       pieces
 1a decisions  mapping    shared       liveness    batch       frame       source
 0  layout     record       checksum    codecs      losses      platform    atomic    errors
 """

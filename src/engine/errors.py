@@ -120,7 +120,8 @@ class VersionConflict(SeglogError, RuntimeError):
 
 
 class LeaseLost(SeglogError, RuntimeError):
-    """A message is no longer that delivery's: its lease ended, or it was settled. `offset`, `priority` and `deliveries` say which."""
+    """A message is no longer that delivery's: its lease ended, or it was settled. `offset`, `priority` and `deliveries` say
+    which."""
 
 
 class QueueFull(SeglogError):

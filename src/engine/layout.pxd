@@ -65,6 +65,24 @@ cdef enum:
     SHARED_FAILED = 2                   # a sync failed; only recovery makes it ready again
     SHARED_DELETED = 3
 
+    # ---- delivery state of a queue: chunks of slots, one slot per message ----
+    CHUNK_VERSION = 1
+    CHUNK_SLOTS = 65536
+    BLOCK_SLOTS = 64
+    CHUNK_BLOCKS = 1024
+    CHUNK_HEADER = 4096
+    CHUNK_TABLE = 32768                 # the blocks, 32 bytes each, behind the header
+    CHUNK_FIRST = 36864                 # the slots, behind the blocks
+    CHUNK_BYTES = 2134016               # 36,864 + 65,536 x 32
+    CHUNK_GROWS = 4096                  # slots that are allocated at a time
+
+    # ---- shared memory of a queue (transient, native): a page of SharedWords, one of QueueWords, then these ----
+    QUEUE_VERSION = 1
+    QUEUE_LEVELS = 8192                 # where LevelWords begin: 258 of them
+    QUEUE_OWNERS = 45056                # where OwnerWords begin, one per process slot
+    QUEUE_BYTES = 61440                 # the whole file
+    LEVELS_MAX = 258
+
     # ---- shared memory of a store: process slots ----
     SLOTS = 1024
     SLOT_HEADER = 4096
@@ -76,11 +94,15 @@ cdef extern from *:
     #define SEGLOG_INDEX_MAGIC   0x31584449474F4C53ULL  /* "SLOGIDX1" */
     #define SEGLOG_SHARED_MAGIC  0x314D4853474F4C53ULL  /* "SLOGSHM1" */
     #define SEGLOG_SLOTS_MAGIC   0x31544C53474F4C53ULL  /* "SLOGSLT1" */
+    #define SEGLOG_CHUNK_MAGIC   0x314B4843474F4C53ULL  /* "SLOGCHK1" */
+    #define SEGLOG_QUEUE_MAGIC   0x31455551474F4C53ULL  /* "SLOGQUE1" */
     """
     const uint64_t SEGMENT_MAGIC "SEGLOG_SEGMENT_MAGIC"
     const uint64_t INDEX_MAGIC "SEGLOG_INDEX_MAGIC"
     const uint64_t SHARED_MAGIC "SEGLOG_SHARED_MAGIC"
     const uint64_t SLOTS_MAGIC "SEGLOG_SLOTS_MAGIC"
+    const uint64_t CHUNK_MAGIC "SEGLOG_CHUNK_MAGIC"
+    const uint64_t QUEUE_MAGIC "SEGLOG_QUEUE_MAGIC"
     const int64_t LOWEST "INT64_MIN"    # below every timestamp: nothing was seen yet
 
 
@@ -220,6 +242,76 @@ cdef struct SharedWords:
     uint32_t bell
     uint32_t bell_waiting
     uint64_t _pad4[15]
+
+
+cdef struct MessageSlot:                # the state of one message
+    uint64_t word                       # 0: never handed out. Else state, attempts, deliveries, owner, reason and a check of them (slots.pyx)
+    int64_t when                        # us: of a lease its end (monotonic), else when it is due, or expires (wall clock)
+    int64_t first                       # us since the epoch: when it was handed out first; of one that waits: the next one of its group
+    uint32_t group                      # FIFO queues: its group's number; transient
+    uint32_t _pad
+
+
+cdef struct Block:                      # of 64 slots; derived from them
+    int64_t lease_min                   # no lease ends before
+    int64_t due_min                     # nothing is due, or expires, before
+    uint8_t n[8]                        # how many by state
+    uint64_t _pad
+
+
+cdef struct ChunkHeader:
+    uint64_t magic
+    uint32_t version
+    uint32_t level
+    int64_t number                      # of the chunk: its first slot is that of offset number x 65,536
+    uint64_t partition_id               # of the log whose messages these are
+    uint64_t hash                       # XXH3-64 of the 32 bytes before
+    # derived, except `allocated`
+    int64_t allocated                   # slots that have real blocks in the file
+    int64_t lease_min
+    int64_t due_min
+    uint32_t n[8]
+    uint32_t failed                     # a sync of it failed: the next one stores all of it again first
+
+
+cdef struct QueueWords:                 # behind the lock and the bell of the first page
+    uint64_t magic
+    uint32_t version
+    uint32_t rebuilding                 # counters and lists are being made anew from the slots
+    uint64_t queue_id
+    int64_t chunks                      # +1 whenever a chunk comes or goes
+    int64_t settle_seen                 # the log of acks in transactions was taken in up to here
+    int64_t probed                      # us, monotonic: when the owners' lives were last asked for
+    int64_t active                      # single active consumer: liveness word << 32 | number; 0: nobody
+    int64_t acked
+    int64_t expired
+    int64_t dropped
+    int64_t dead
+    int64_t bytes_out                   # bounded by bytes: of all that was handed out or settled
+    int64_t damaged                     # slots whose check was wrong
+    int64_t turn                        # weighted levels, fair groups
+    uint32_t space_bell                 # senders that wait for room
+    uint32_t space_waiting
+    int64_t groups                      # the number of the table of groups; 0: none yet
+    int64_t bytes_in                    # bounded by bytes: of all that was made ready
+
+
+cdef struct LevelWords:                 # 128 bytes
+    int64_t cursor                      # what is here and behind was never handed out
+    int64_t gap                         # offsets from the cursor on that no record has
+    int64_t ahead                       # records from the cursor on that are settled already
+    int64_t ready_from                  # nothing before is READY
+    int64_t scanned                     # records before were looked at for a time to live of their own
+    int64_t lease_min
+    int64_t due_min
+    int64_t credit                      # weighted: what it is owed
+    int64_t n[8]                        # slots by state
+
+
+cdef struct OwnerWords:                 # the process that has this slot of the store, and how many messages it holds
+    uint32_t word
+    uint32_t _pad
+    int64_t leased
 
 
 cdef enum:

@@ -2,6 +2,8 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, final
 
+from typing_extensions import disjoint_base
+
 class Span(NamedTuple):
     partition: int
     start: int
@@ -26,7 +28,7 @@ class Position:
     def __gt__(self, other: Any, /) -> bool: ...
     def __ge__(self, other: Any, /) -> bool: ...
 
-@final
+@disjoint_base
 class Record:
     __match_args__ = ("value", "key", "headers", "timestamp", "offset", "partition")
 

@@ -204,7 +204,6 @@ cdef object as_bytes(object item, str what):
     return bytes(memoryview(item))
 
 
-@cython.final
 @cython.freelist(256)
 cdef class Record:
     """One record: `value`, `key`, `headers`, `timestamp` (µs since the epoch), `offset`, `partition`.

@@ -14,6 +14,8 @@ cdef class Shared:
     cdef readonly Liveness liveness
     cdef int64_t lock_timeout_us
     cdef bint shut                  # its log was closed: nobody need wait any longer
+    cdef uint32_t *also             # the bell of a queue, which it belongs to; NULL: of the store
+    cdef object keeps               # what `also` lies in
 
     cdef int lock_slowly(self) except -1
     cdef int wait_for(self, int64_t offset, bint durable, int64_t timeout_us) except -1
@@ -38,7 +40,12 @@ cdef class Shared:
             platform.store_u32(&self.words.bell_waiting, 0)
             platform.add_u32(&self.words.bell, 1)
             platform.wake_u32(&self.words.bell, 0x7FFFFFFF)
-        if platform.load_u32(&self.liveness.bell[1]):       # somebody waits for any partition of the store
+        if self.also != NULL:
+            if platform.load_u32(&self.also[1]):            # somebody waits for a message
+                platform.store_u32(&self.also[1], 0)
+                platform.add_u32(&self.also[0], 1)
+                platform.wake_u32(&self.also[0], 0x7FFFFFFF)
+        elif platform.load_u32(&self.liveness.bell[1]):     # somebody waits for any partition of the store
             platform.store_u32(&self.liveness.bell[1], 0)
             platform.add_u32(&self.liveness.bell[0], 1)
             platform.wake_u32(&self.liveness.bell[0], 0x7FFFFFFF)

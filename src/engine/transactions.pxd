@@ -44,6 +44,7 @@ cdef class Part:                    # what a transaction has for one partition
     cdef Log log
     cdef Scratch frames
     cdef int64_t size, count, frame_count, highest, start
+    cdef bint held                  # locked, also when there is nothing to write
 
     cdef int add(self, object value, object key, object headers, object timestamp) except -1
     cdef int add_some(
@@ -57,9 +58,11 @@ cdef class Transaction:
     cdef dict by_log                # once there are many
     cdef dict moves                 # place -> (offset, generation)
     cdef list conditions            # to be called under the locks
+    cdef list undo                  # to be called when it does not happen
     cdef list went                  # after the commit: (log, start, count)
     cdef readonly bint open
 
     cdef Part part(self, Log log)
+    cdef int undone(self) except -1
     cdef int add_some(
         self, Log log, Packed values, Packed keys, Packed headers, Times timestamps, const int32_t *select, int64_t n) except -1

@@ -317,14 +317,17 @@ cdef class Transactions(Decisions):
         cdef PartEntry entry
         cdef MoveEntry move
         cdef FrameHeader h
-        cdef int64_t since, decision, taken = 0, announced = 0, at = HEAD, size, i
+        cdef int64_t since, decision, taken = 0, announced = 0, at = HEAD, size, i, wrote = 0
         cdef uint32_t *head
         cdef bint done = False, always = False
         cdef char small[1024]
         cdef char *said = small
         cdef list places = list(moves)
-        size = HEAD + len(parts) * <int64_t>sizeof(PartEntry) + len(places) * <int64_t>sizeof(MoveEntry)
+        size = HEAD + len(parts) * <int64_t>sizeof(PartEntry) + len(places) * <int64_t>sizeof(MoveEntry)     # or a little more
         for part in parts:
+            if part.count == 0:
+                continue                # only held
+            wrote += 1
             if part.log.place_name is None:
                 part.log.place_name = os.path.relpath(part.log.path, self.root).encode()
             size += PyBytes_GET_SIZE(part.log.place_name)
@@ -339,7 +342,7 @@ cdef class Transactions(Decisions):
             if said == NULL:
                 raise MemoryError()
         head = <uint32_t *>said
-        head[0], head[1], head[2], head[3] = HOLDS, <uint32_t>len(parts), <uint32_t>len(places), 0
+        head[0], head[1], head[2], head[3] = HOLDS, <uint32_t>wrote, <uint32_t>len(places), 0
         size = paths_at(head)
         try:
             for part in parts:
@@ -351,6 +354,8 @@ cdef class Transactions(Decisions):
             platform.failpoint("decide.locked")
             since = log.next_offset
             for part in parts:
+                if part.count == 0:
+                    continue
                 part.log.prepare(part.frames.data, part.size, part.count, part.highest, since)
                 part.start = part.log.w.next_offset
                 entry.partition_id, entry.start, entry.stop = part.log.w.partition_id, part.start, part.log.w.pending_next
@@ -386,7 +391,7 @@ cdef class Transactions(Decisions):
                 decision = log.put(&h, said, log.place(&h, said)) + 1
                 done = True
                 platform.failpoint("decide.decided")
-                at = HEAD + len(parts) * <int64_t>sizeof(PartEntry)
+                at = HEAD + wrote * <int64_t>sizeof(PartEntry)
                 for place in places:
                     memcpy(&move, said + at, sizeof(MoveEntry))
                     place.decided(&move.slot, decision)
@@ -395,7 +400,8 @@ cdef class Transactions(Decisions):
                 log.shared.unlock()
             log.shared.ring()
             for part in parts:
-                part.log.publish(decision)
+                if part.count:
+                    part.log.publish(decision)
         finally:
             if said != small:
                 PyMem_RawFree(said)
@@ -406,7 +412,7 @@ cdef class Transactions(Decisions):
                     break
                 taken -= 1
                 one = part.log
-                if not done:
+                if not done and part.count:
                     one.withdraw()
                 one.shared.unlock()
                 if done:
@@ -414,7 +420,8 @@ cdef class Transactions(Decisions):
         if always:
             self.make_durable(decision)
             for part in parts:
-                part.log.sync_to(part.start + part.count)
+                if part.count:
+                    part.log.sync_to(part.start + part.count)
         return 0
 
     cdef int renounce(self, Log log, list places) except -1:
@@ -433,7 +440,7 @@ cdef class Transactions(Decisions):
         """A transaction to fill."""
         cdef Transaction tx = Transaction.__new__(Transaction)
         tx.home = self
-        tx.parts, tx.went, tx.moves, tx.conditions = [], [], {}, []
+        tx.parts, tx.went, tx.moves, tx.conditions, tx.undo = [], [], {}, [], []
         tx.open = True
         return tx
 
@@ -447,6 +454,7 @@ cdef class Transactions(Decisions):
             part.frames = Scratch.__new__(Scratch)
         part.log = log
         part.size = part.count = part.frame_count = 0
+        part.held = False
         part.highest = LOWEST
         return part
 
@@ -613,6 +621,26 @@ cdef class Transaction:
             raise ClosedError("the transaction is over: it was committed, or given up, before this call. Nothing was written.")
         self.conditions.append(condition)
 
+    def hold(self, Log log not None):
+        """The lock of this partition, too, is held when this commits, and while its conditions are asked."""
+        self.part(log).held = True
+
+    def on_abort(self, callback):
+        """`callback()` is called when this is given up, or its commit fails; what it raises is lost."""
+        if not self.open:
+            raise ClosedError("the transaction is over: it was committed, or given up, before this call.")
+        self.undo.append(callback)
+
+    cdef int undone(self) except -1:
+        cdef list undo = self.undo
+        self.undo = []
+        for callback in undo:
+            try:
+                callback()
+            except Exception:
+                pass                    # the caller is to hear of what went wrong first
+        return 0
+
     def ahead(self, Log log not None):
         """How many records it has so far for this partition."""
         cdef Part part
@@ -635,8 +663,8 @@ cdef class Transaction:
         self.parts, self.by_log = [], None
         try:
             if len(parts) > 1:
-                parts = sorted([part for part in parts if (<Part>part).count], key=by_path)
-            elif parts and (<Part>parts[0]).count == 0:
+                parts = sorted([part for part in parts if (<Part>part).count or (<Part>part).held], key=by_path)
+            elif parts and (<Part>parts[0]).count == 0 and not (<Part>parts[0]).held:
                 parts = []
             if len(parts) == 1 and not self.moves and (<Part>parts[0]).frame_count == 1:
                 self.home.append(<Part>parts[0], self.conditions)
@@ -646,7 +674,11 @@ cdef class Transaction:
                 for condition in self.conditions:
                     condition()
             for part in parts:
-                self.went.append((part.log, part.start, part.count))
+                if part.count:
+                    self.went.append((part.log, part.start, part.count))
+        except BaseException:
+            self.undone()
+            raise
         finally:
             self.home.put_back(parts)
 
@@ -660,6 +692,7 @@ cdef class Transaction:
         self.open = False
         self.home.put_back(self.parts)
         self.parts, self.by_log = [], None
+        self.undone()
 
     def __enter__(self):
         return self

@@ -21,6 +21,9 @@ from seglog.groups import Group, GroupDescription, MemberDescription, PlaceDescr
 from seglog.handlers import Handler, Reject, Retry
 from seglog.limits import RateLimit
 from seglog.producer import Producer
+from seglog.queue import Message, Queue
+from seglog.queueconfig import Backoff, QueueConfig
+from seglog.queuestatistics import QueueStatistics
 from seglog.record import Batch, Column, Loss, Packed, Position, Record, Span
 from seglog.requests import Requests, RequestStatistics
 from seglog.statistics import PartitionStatistics, StoreStatistics, TopicStatistics
@@ -31,6 +34,7 @@ from seglog.workers import Workers, WorkerStatistics
 __version__ = _version("seglog")
 
 __all__ = [
+    "Backoff",
     "Batch",
     "Clock",
     "Column",
@@ -41,11 +45,15 @@ __all__ = [
     "Loss",
     "ManualClock",
     "MemberDescription",
+    "Message",
     "Packed",
     "PartitionStatistics",
     "PlaceDescription",
     "Position",
     "Producer",
+    "Queue",
+    "QueueConfig",
+    "QueueStatistics",
     "RateLimit",
     "Record",
     "Reject",

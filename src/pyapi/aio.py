@@ -137,14 +137,7 @@ class AsyncTopic:
         self._blocking = blocking  # a send waits for the disk
 
     async def send(
-        self,
-        value: Any,
-        key: Any = None,
-        headers: Any = None,
-        *,
-        timestamp: Any = None,
-        partition: int | None = None,
-        **how: Any,
+        self, value: Any, key: Any = None, headers: Any = None, *, timestamp: Any = None, partition: int | None = None, **how: Any
     ) -> Position | None:
         """`Topic.send`, awaited: in place, or in a thread with `fsync="always"` or a condition. None with `tx`."""
 
@@ -211,7 +204,9 @@ class AsyncConsumer:
         self.sync_consumer = consumer
         self._listener = listener
 
-    async def receive(self, max_records: int = RECORDS_MAX, timeout: float | timedelta | None = None) -> Batch | None:
+    async def receive(
+        self, max_records: int = RECORDS_MAX, timeout: float | timedelta | None = None
+    ) -> Batch | None:
         """The next run of records of one partition; None when none came for `timeout` seconds.
 
         Cancelled while it waits, it has handed out nothing and moved nothing.

@@ -94,7 +94,7 @@ class GroupInUse(SeglogError):
 
 
 class RequestTimeout(Timeout):
-    """No reply came in time: `queue`, `timeout` (s). The request expired with it; a reply that comes later is dropped, and counted."""
+    """No reply came in time: `queue`, `timeout` (s). The request expired with it; a later reply is dropped, and counted."""
 
 
 class ReplyError(SeglogError, RuntimeError):

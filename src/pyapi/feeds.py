@@ -1,11 +1,11 @@
 """Feed: where a handler's messages come from, and how each of them is settled.
 
 `QueueFeed` is shared by the workers of a handler: one of them waits for the queue, the others work or wait for their turn, so a
-message wakes one thread, and no more are taken than there are free workers. It knows what is in their hands, extends those leases, and
-gives back what is not finished in time.
+message wakes one thread, and no more are taken than there are free workers. It knows what is in their hands, extends those
+leases, and gives back what is not finished in time.
 
-`TopicFeed` belongs to one worker: a member of the handler's group. Records of a partition come in order; one that fails is handed out again
-after its pause, and nothing of its partition meanwhile; the other partitions go on.
+`TopicFeed` belongs to one worker: a member of the handler's group. Records of a partition come in order; one that fails is
+handed out again after its pause, and nothing of its partition meanwhile; the other partitions go on.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from seglog.engine.transactions import Transaction
 from seglog.errors import ClosedError, Fenced, LeaseLost
-from seglog.handlers import Handler, Reject, Retry, retry_delay
+from seglog.handlers import Handler, Reject, Retry, message_id
+from seglog.queue import Message, Queue
+from seglog.queueconfig import Backoff
 from seglog.record import Record
+from seglog.topic import Topic
 
 if TYPE_CHECKING:
     from seglog.store import Store
 
 __all__ = ["Feed", "QueueFeed", "TopicFeed", "feeds_of"]
 
+USUAL = Backoff()  # between the attempts of a queue that has no backoff of its own, and of a topic's record
 LOOK = 0.1  # seconds: the longest sleep in a receive, after which it is seen that the workers stop
 RECORDS = 500  # of a batch of a topic's records: they are looked at where they lie, so it costs nothing to take many
 
@@ -36,16 +40,16 @@ class QueueFeed:
 
     def __init__(self, store: Store, handler: Handler, stopping: threading.Event) -> None:
         self.handler = handler
-        self.queue = store.queue(handler.source) if isinstance(handler.source, str) else handler.source
+        self.queue: Queue = store.queue(handler.source) if isinstance(handler.source, str) else handler.source
         self._lease, self._lease_max = self.queue.config.lease, self.queue.config.max_lease
         self._has_backoff = self.queue.config.backoff is not None
         self._stopping = stopping
         self._turn = threading.Lock()
-        self._waiting: deque[Any] = deque()  # taken, and not handed out yet
+        self._waiting: deque[Message] = deque()  # taken, and not handed out yet
         self._paid = False  # a token of the rate limit was taken for the next one
-        self._held: dict[int, tuple[Any, float]] = {}  # taken and not settled, and since when
+        self._held: dict[int, tuple[Message, float]] = {}  # taken and not settled, and since when
 
-    def next(self) -> Any:
+    def next(self) -> Message | None:
         """The next message; None when the workers stop."""
         with self._turn:
             while not self._stopping.is_set() and self._may_go():
@@ -61,31 +65,34 @@ class QueueFeed:
         return None
 
     def _may_go(self) -> bool:
-        """Wait for the rate limit, before a message is taken for which there would be nothing to do; False when the workers stop."""
+        """Wait for the rate limit before a message is taken, not with it in hand; False when the workers stop."""
         if self.handler.rate_limit is not None and not self._paid:
             self._paid = True
             return not self._stopping.wait(self.handler.rate_limit.take())
         return True
 
-    def done(self, message: Any, tx: Transaction | None = None) -> None:
+    def done(self, message: Message, tx: Transaction | None = None) -> None:
         message.ack(tx=tx)
 
-    def failed(self, message: Any, error: BaseException) -> None:
+    def failed(self, message: Message, error: BaseException) -> None:
         if isinstance(error, Reject):
             message.reject(error.reason)
             return
         delay = error.delay if isinstance(error, Retry) else None
         if delay is None and not self._has_backoff:
-            delay = retry_delay(message.attempts)
+            delay = USUAL.delay(message.attempts)
         message.nack(delay=delay, error=spoken(error))
 
-    def forget(self, message: Any) -> None:
+    def forget(self, message: object) -> None:
         """It is settled, or somebody else's."""
         self._held.pop(id(message), None)
 
-    def attempts(self, message: Any) -> int:
-        count: int = message.attempts
-        return count
+    def attempts(self, message: Message) -> int:
+        return message.attempts
+
+    def ident(self, message: Message) -> bytes:
+        """What `dedup` calls it."""
+        return ident_of(self.handler, message, self.queue.topic)
 
     @property
     def tick(self) -> float:
@@ -104,7 +111,7 @@ class QueueFeed:
         """Give back what is still being worked on; its attempt does not count. How many that were."""
         return sum([self._release(message) for message, _ in list(self._held.values())])
 
-    def _release(self, message: Any) -> bool:
+    def _release(self, message: Message) -> bool:
         self._held.pop(id(message), None)
         with suppress(LeaseLost, ClosedError):
             message.release()
@@ -123,7 +130,8 @@ class TopicFeed:
     def __init__(self, store: Store, handler: Handler, stopping: threading.Event) -> None:
         self.handler = handler
         topic = store.topic(handler.source) if isinstance(handler.source, str) else handler.source
-        self._topic = topic.name
+        self._topic: Topic = topic
+        assert handler.group is not None
         self._consumer = topic.consumer(handler.group)
         self._stopping = stopping
         self._records: Iterator[Record] = iter(())
@@ -170,14 +178,17 @@ class TopicFeed:
         delay = error.delay if isinstance(error, Retry) else None
         self._consumer.seek(where, record.offset)
         self._consumer.pause([where])
-        self._due[where] = time.monotonic() + (retry_delay(self.attempts(record) - 1) if delay is None else delay)
+        self._due[where] = time.monotonic() + (USUAL.delay(self.attempts(record) - 1) if delay is None else delay)
 
     def attempts(self, record: Record) -> int:
         """1 the first time; counted by this member only, since a topic does not count."""
         offset, count = self._failed.get(record.partition, (-1, 0))
         return count + 1 if offset == record.offset else 1
 
-    def forget(self, record: Record) -> None:
+    def ident(self, record: Record) -> bytes:
+        return ident_of(self.handler, record, self._topic)
+
+    def forget(self, record: object) -> None:
         pass
 
     def keep(self) -> None:
@@ -200,6 +211,16 @@ def feeds_of(store: Store, handler: Handler, slots: int, stopping: threading.Eve
     if handler.group is None:
         return [QueueFeed(store, handler, stopping)] * slots
     return [TopicFeed(store, handler, stopping) for _ in range(slots)]
+
+
+def ident_of(handler: Handler, message: Any, topic: Topic) -> bytes:
+    """Raises TypeError where `dedup` returns something else than bytes."""
+    assert handler.dedup is not None
+    ident: object = handler.dedup(message)
+    if not isinstance(ident, bytes):
+        raise TypeError(f"dedup returned {type(ident).__name__}, not bytes: {ident!r}. The message was not handled.")
+    # One that is deleted and made anew gives its ids a second time.
+    return ident + topic.topic_id.encode() if handler.dedup is message_id else ident
 
 
 def spoken(error: BaseException) -> str:

@@ -14,7 +14,6 @@ A function with a parameter called `tx` gets a transaction with each message: wh
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,12 +26,10 @@ from seglog.names import check_name
 from seglog.start import natural
 from seglog.topic import Topic
 
-__all__ = ["Dedup", "Handler", "Reject", "Retry", "handler_of", "retry_delay"]
+__all__ = ["Dedup", "Handler", "Reject", "Retry", "handler_of", "message_id"]
 
 Dedup = Literal["message_id"] | Callable[[Any], bytes]
 
-RETRY_FIRST, RETRY_MAX = 1.0, 300.0  # seconds, where the queue has no backoff of its own
-JITTER = 0.1  # of the delay, so that what failed together does not come back together
 
 
 class Retry(Exception):
@@ -144,13 +141,3 @@ def message_id(message: Any) -> bytes:
     """What a message is called for as long as it exists, in whichever queue; of a topic's record: where it is."""
     known: str | None = getattr(message, "id", None)
     return (known or f"{message.topic}/{message.partition}/{message.offset}").encode()
-
-
-def retry_delay(attempts: int) -> float:
-    """Seconds until the next attempt after so many: 1, 2, 4 .. 300, a tenth more or less.
-
-    >>> 0.9 <= retry_delay(1) <= 1.1, 270 <= retry_delay(20) <= 330
-    (True, True)
-    """
-    delay = min(RETRY_MAX, RETRY_FIRST * 2.0 ** min(attempts - 1, 20))
-    return delay * random.uniform(1 - JITTER, 1 + JITTER)

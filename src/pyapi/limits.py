@@ -1,12 +1,12 @@
 """RateLimit: so many a second and no more, for whoever asks before he goes on.
 
 A token bucket by the monotonic clock: tokens come at `per_second`, at most `burst` of them lie there. It promises that in any t
-seconds at most `burst + t * per_second` are let through, and that those who ask without pause get `per_second` on average, however
-coarsely the system sleeps: who asks for more than there is goes into debt and waits for it, each behind the one before; and what was slept too
-long lies in the bucket for the next.
+seconds at most `burst + t * per_second` are let through, and that those who ask without pause get `per_second` on average,
+however coarsely the system sleeps: who asks for more than there is goes into debt and waits for it, each behind the one before;
+and what was slept too long lies in the bucket for the next.
 
-The bucket begins with one token, not full: a program that crashes and starts again in a circle would otherwise have a burst each time.
-It counts for the threads of one process; three processes that share a budget of 300 take `RateLimit(100)` each.
+The bucket begins with one token, not full: a program that crashes and starts again in a circle would otherwise have a burst each
+time. It counts for the threads of one process; three processes that share a budget of 300 take `RateLimit(100)` each.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ CATCH_UP = 0.1  # seconds: what a process may have slept through and still make 
 class RateLimit:
     """At most `per_second` on average; threads may share it.
 
-    `burst` is how many may go at once after a pause, and so also how much of an oversleep is made good: a tenth of a second's worth unless
-    given. Cost: under a microsecond when nothing has to be waited for. Raises ConfigError for a rate that is not above 0.
+    `burst` is how many may go at once after a pause, and so also how much of an oversleep is made good: a tenth of a second's
+    worth unless given. Cost: under a microsecond when nothing has to be waited for. Raises ConfigError for a rate that is not
+    above 0.
 
     >>> import seglog
     >>> limit = seglog.RateLimit(10_000)

@@ -1,17 +1,18 @@
 """Marks: the ids of messages that a handler is done with, so that none is done twice.
 
-A mark is a record in a topic of seglog's own, `seglog.dedup.<queue>`, with the id as its key. It is sent in the transaction of the ack, and
-on the condition that there is none yet: of two workers that have the same id in their hands, one commits, and what the other did with
-its `tx` is given up. So a mark is there if and only if the message counts as done.
+A mark is a record in an internal topic, `~seglog.dedup.<queue>`, with the id as its key. It is sent in the transaction of
+the ack, and on the condition that there is none yet: of two workers that have the same id in their hands, one commits, and what
+the other did with its `tx` is given up. So a mark is there if and only if the message counts as done.
 
-It promises that for `KEEP` seconds. Older marks go with their segments, which is what bounds the disk; in memory each process remembers
-some 50 bytes an id, up to 64 MiB.
+It promises that for `KEEP` seconds. Older marks go with their segments, which is what bounds the disk; in memory each process
+remembers some 50 bytes an id, up to 64 MiB.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from seglog.config import TopicConfig
 from seglog.engine.transactions import Transaction
 from seglog.errors import VersionConflict
 from seglog.names import check_name
@@ -28,7 +29,9 @@ class Marks:
     """Of one queue, or one group of a topic."""
 
     def __init__(self, store: Store, name: str) -> None:
-        self._topic = store.topic(check_name("seglog.dedup." + name.replace(":", ".")), retention=KEEP)
+        self._topic = store.internal_topic(
+            "~" + check_name("seglog.dedup." + name.replace(":", ".")), TopicConfig(retention=KEEP)
+        )
 
     def has(self, ident: bytes) -> bool:
         """Whether it is done. A look at each segment of marks, newest first; a dict each, once this process knows them."""
@@ -41,11 +44,3 @@ class Marks:
     def refused(self, error: BaseException) -> bool:
         """Whether that is what was raised."""
         return isinstance(error, VersionConflict) and error.fields.get("topic") == self._topic.name
-
-
-def ident_of(function: Any, message: Any) -> bytes:
-    """What `dedup` says of a message. Raises TypeError for what is no bytes."""
-    ident = function(message)
-    if not isinstance(ident, bytes):
-        raise TypeError(f"dedup returned {type(ident).__name__}, not bytes: {ident!r}. The message was not handled.")
-    return ident

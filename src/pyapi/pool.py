@@ -2,13 +2,13 @@
 
     seglog worker shop.jobs:store --min 1 --max 8
 
-Each is a fresh interpreter that imports the module, takes the store from it, and runs its handlers (`workers`). The supervisor imports it too,
-to look at the backlog; it calls no handler. It promises that one that dies is replaced, after a pause that doubles while they die young;
-that its siblings go on meanwhile, and get its messages at once; and that none outlives it: each holds one end of a pipe, and stops when
-the other end is gone, however the supervisor died.
+Each is a fresh interpreter that imports the module, takes the store from it, and runs its handlers (`workers`). The supervisor
+imports it too, to look at the backlog; it calls no handler. It promises that one that dies is replaced, after a pause that
+doubles while they die young; that its siblings go on meanwhile, and get its messages at once; and that none outlives it: each
+holds one end of a pipe, and stops when the other end is gone, however the supervisor died.
 
-Enough of them is: as many as it takes to have everything that is ready, or in work, in work at once. More are started at the first look; fewer
-remain when fewer were enough for `idle` seconds without a break.
+Enough of them is: as many as it takes to have everything that is ready, or in work, in work at once. More are started at the
+first look; fewer remain when fewer were enough for `idle` seconds without a break.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class Pool:
         grace: float | timedelta = 30.0,
         idle: float | timedelta = 10.0,
     ) -> None:
-        """`target` is `module:attribute`, a store or a function that returns one. Raises ConfigError for what is none, or has no handler;
-        and what importing it raises."""
+        """`target` is `module:attribute`, a store or a function that returns one. Raises ConfigError for what is none, or has no
+        handler; and what importing it raises."""
         self.minimum = natural(minimum, "min", 1)
         self.maximum = self.minimum if maximum is None else natural(maximum, "max", 1)
         if self.maximum < self.minimum:

@@ -1,16 +1,16 @@
 """Requests: ask through a queue, and get the answer back.
 
     caller    submit -- queue `name` (header correlation-id, ttl = timeout) -->  replier: a handler with a `tx`
-              inbox  <-- topic seglog.replies (key = the correlation id) ------  reply and ack, in one transaction
+              inbox  <-- topic ~seglog.replies (key = the correlation id) -----  reply and ack, in one transaction
 
-A request is a message: it waits while no replier runs, it is delivered again within its timeout when a replier is killed, and it expires
-with its timeout, so that nobody begins to work for a caller who gave up. The reply and the ack are one transaction: no request is
-acked without its reply, and none is answered twice unless its replier lost the lease.
+A request is a message: it waits while no replier runs, it is delivered again within its timeout when a replier is killed, and it
+expires with its timeout, so that nobody begins to work for a caller who gave up. The reply and the ack are one transaction: no
+request is acked without its reply, and none is answered twice unless its replier lost the lease.
 
-**Why one topic for all replies.** A reply is worth something only to the process that asked, and only until its timeout. A queue for each
-caller would have to be made (some fsyncs), found and, when its caller died, swept away. In one bounded topic there is nothing to clean up: a
-dead caller's replies go with their segment, and whoever has asked reads along with one thread, picks out what begins with his own name
-and passes over the rest, which costs a comparison each. The thread sleeps on the topic's bell.
+**Why one topic for all replies.** A reply is worth something only to the process that asked, and only until its timeout. A queue
+for each caller would have to be made (some fsyncs), found and, when its caller died, swept away. In one bounded topic there is
+nothing to clean up: a dead caller's replies go with their segment, and whoever has asked reads along with one thread, picks out
+what begins with his own name and passes over the rest, which costs a comparison each. The thread sleeps on the topic's bell.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from seglog.clock import seconds
+from seglog.config import TopicConfig
 from seglog.engine.transactions import Transaction
 from seglog.errors import ClosedError, ConfigError, OffsetOutOfRange, ReplyError, RequestTimeout, SeglogError
 from seglog.handlers import Retry
@@ -48,7 +49,7 @@ CORRELATION_ID = "correlation-id"
 """The header of a request that names it, and under which name its reply comes back."""
 ERROR = "reply-error"
 """The header of a reply that tells of an exception, as JSON."""
-REPLIES = "seglog.replies"
+REPLIES = "~seglog.replies"
 KEPT_BYTES = 64 << 20  # of replies, at least: far more than any reader is ever behind
 LOOK = 0.1  # seconds from one look at what is overdue to the next
 TRACEBACK_MAX = 16_000  # characters, the last ones
@@ -238,7 +239,8 @@ class Requests:
     ) -> Future[bytes]:
         """Ask, and go on: the future has the reply, or raises RequestTimeout (at most a tenth of a second late) or ReplyError.
 
-        `asyncio.wrap_future` makes it awaitable. Cost: a send, and half a kilobyte until it is answered. Raises what `queue.send` does.
+        `asyncio.wrap_future` makes it awaitable. Cost: a send, and half a kilobyte until it is answered. Raises what
+        `queue.send` does.
         """
         return self._submit(value, key, headers, timeout).future
 
@@ -331,7 +333,7 @@ def replying(store: Store, function: Callable[[Any], Any]) -> Callable[..., Any]
 
 
 def replies_of(store: Store) -> Topic:
-    return store.topic(REPLIES, retention_bytes=KEPT_BYTES)
+    return store.internal_topic(REPLIES, TopicConfig(retention_bytes=KEPT_BYTES))
 
 
 # ---- errors, there and back -------------------------------------------------------------------------
@@ -361,8 +363,8 @@ def told(name: str, error: bytes) -> ReplyError:
 
 def overdue(one: Outstanding) -> RequestTimeout:
     return RequestTimeout(
-        f"no reply from {one.name} within {one.timeout:g} s. The request has expired: nobody begins to work on it any more; if somebody "
-        "has begun, his reply will be dropped, and counted. Is a replier running, and has it free workers?",
+        f"no reply from {one.name} within {one.timeout:g} s. The request has expired: nobody begins to work on it any more; "
+        "if somebody has begun, his reply will be dropped, and counted. Is a replier running, and has it free workers?",
         queue=one.name,
         timeout=one.timeout,
     )

@@ -54,6 +54,7 @@ from seglog.membership import Membership
 from seglog.names import check_name
 from seglog.positions import Positions
 from seglog.producer import Producer
+from seglog.queueconfig import Backoff, Overflow
 from seglog.record import Loss
 from seglog.start import Start, one_offset_needs_one_partition
 from seglog.statistics import StoreStatistics
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
     from seglog.groups import Group
     from seglog.handlers import Dedup, Handler
     from seglog.limits import RateLimit
+    from seglog.queue import Queue
+    from seglog.queues import Queues
     from seglog.requests import Inbox, Requests
     from seglog.workers import Workers, WorkerStatistics
 
@@ -164,13 +167,12 @@ class Store:
         self._closed = False
         self._topics: dict[str, Topic] = {}
         self._consumers: set[Consumer | Producer] = set()  # who has places, and is synced and closed with us
+        self._queues: Queues | None = None
         self._ticker: Ticker | None = None
         self._handlers: list[Handler] = []  # in the order in which they were written
         self._workers: weakref.WeakSet[Workers] = weakref.WeakSet()
         self._inbox: Inbox | None = None
-        self._tidier: Ticker | None = (
-            None  # a thread of its own: compacting takes long, and a sync must not wait for it
-        )
+        self._tidier: Ticker | None = None  # a thread of its own: compacting takes long, and a sync must not wait for it
         self._warnings: deque[str] = deque(maxlen=WARNINGS_KEPT)
         refuse_network(directory, config.allow_network)
         self.identity = establish(directory, create=create, clock=self.clock, timeout=config.lock_timeout)
@@ -279,7 +281,7 @@ class Store:
         """The names of the topics there are, sorted. O(topics)."""
         self._check()
         self._topology.refresh()
-        return self._topology.names(TOPIC)
+        return [name for name in self._topology.names(TOPIC) if not name.startswith("~")]
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic, its records, and every group's place in it, for every process.
@@ -294,7 +296,7 @@ class Store:
         ...     store.topics()
         []
         """
-        check_name(name)
+        check_name(name.removeprefix("~"))
         self._check()
         self._topology.refresh()
         if self._topology.get(TOPIC, name) is None:
@@ -315,6 +317,94 @@ class Store:
                     with suppress(SeglogError):  # even if a stopped process holds its lock: the record is written
                         log.delete()
                 self._remove_files(name)
+
+    # ---- queues -----------------------------------------------------------------------------------
+
+    def queue(
+        self,
+        name: str,
+        *,
+        lease: float | timedelta | None = None,
+        max_lease: float | timedelta | None = None,
+        max_attempts: int | None = None,
+        backoff: float | timedelta | Backoff | None = None,
+        dead_letter: bool | str | None = None,
+        dead_letter_expired: bool | None = None,
+        ttl: float | timedelta | None = None,
+        max_length: int | None = None,
+        max_bytes: int | None = None,
+        overflow: Overflow | None = None,
+        priorities: int | None = None,
+        weighted: bool | None = None,
+        fifo: bool | None = None,
+        fair: bool | None = None,
+        lookahead: int | None = None,
+        dedup_window: float | timedelta | None = None,
+        keep_acked: float | timedelta | None = None,
+        single_active: bool | None = None,
+        segment_bytes: int | None = None,
+    ) -> Queue:
+        """The queue of that name: opened when it exists, made when it does not.
+
+        The settings are those of `QueueConfig`, where each says what it means and why; one that is left out has its default
+        in a new queue, and is whatever it is in an existing one. One that differs raises QueueMismatch. Cost: making it takes
+        some fsyncs; asking again, a dict lookup. Raises InvalidName, ConfigError, StoreFull, ReadOnlyStore.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     jobs = store.queue("jobs", lease=60, max_attempts=3)
+        ...     _ = jobs.send(b"one", priority=0, delay=0)
+        ...     (message,) = jobs.receive(timeout=0)
+        ...     message.ack()
+        ...     jobs.statistics().depth
+        0
+        """
+        settings = {setting: value for setting, value in locals().items() if setting not in ("self", "name")}
+        return self.all_queues().queue(name, settings)
+
+    def queues(self) -> list[str]:
+        """The names of the queues there are, sorted."""
+        return self.all_queues().names()
+
+    def delete_queue(self, name: str) -> None:
+        """Delete a queue with its messages, for every process; those that have it open get an error at their next call. Raises
+        QueueNotFound."""
+        self.all_queues().delete(name)
+
+    def dead_letters(self, name: str) -> Queue:
+        """For queues: the one that takes dead letters; made when there is none, where nothing is tried without end."""
+        return self.queue_of(name) or self.queue(name)
+
+    def queue_of(self, name: str) -> Queue | None:
+        """The queue of that name; None when there is none."""
+        return self.all_queues().existing(name)
+
+    def all_queues(self) -> Queues:
+        """For queues: the one who makes them."""
+        from seglog.queues import Queues
+
+        self._check()
+        with self._lock:
+            if self._queues is None:
+                self._queues = Queues(self)
+            return self._queues
+
+    def internal_topic(self, name: str, config: TopicConfig) -> Topic:
+        """For queues: a topic whose name no user can give; opened, or made."""
+        with self._lock:
+            self._check()
+            self._topology.refresh()
+            return self._existing(name) or self._create(name, config)
+
+    @property
+    def topology(self) -> Topology:
+        """For queues: what there is."""
+        return self._topology
+
+    @property
+    def lock(self) -> threading.RLock:
+        """For queues: what is open in this process changes under it."""
+        return self._lock
 
     # ---- consumers --------------------------------------------------------------------------------
 
@@ -443,7 +533,7 @@ class Store:
     def _named(self, topic: str | Topic) -> Topic:
         if isinstance(topic, Topic):
             return topic
-        check_name(topic)
+        check_name(topic.removeprefix("~"))
         existing = self._existing(topic)
         if existing is None:
             raise not_found(topic)
@@ -491,8 +581,8 @@ class Store:
 
         * `concurrency`: how many messages are in work at once in each process: threads, or tasks for an async function. For a
           topic: how many members of the group, so more than partitions are idle.
-        * `dedup="message_id"`, or a function of a message that returns bytes: a message whose id was done in the last 7 days is acked without
-          a call; the mark is made in the transaction of the ack.
+        * `dedup="message_id"`, or a function of a message that returns bytes: a message whose id was done in the last 7 days is
+          acked without a call; the mark is made in the transaction of the ack.
         * `rate_limit`: at most so many a second in this process; or a `RateLimit`, to be shared with others.
         * `prefetch`: how many messages are taken at once; 1, the default, takes no more than there are free workers.
 
@@ -530,8 +620,8 @@ class Store:
     def replier(self, name: str, *, concurrency: int = 1) -> Callable[[F], F]:
         """A decorator: the function is called with each request that comes through queue `name`, and returns the reply, bytes.
 
-        It gets the message: `value`, `headers`, `attempts`. What it raises reaches the caller as ReplyError, and settles the request;
-        `seglog.Retry` has it tried again, within its timeout. Sync or async. Works with the handlers: see `run`.
+        It gets the message: `value`, `headers`, `attempts`. What it raises reaches the caller as ReplyError, and settles the
+        request; `seglog.Retry` has it tried again, within its timeout. Sync or async. Works with the handlers: see `run`.
 
         >>> import seglog
         >>> with seglog.open("data") as store:
@@ -583,11 +673,12 @@ class Store:
         grace: float | timedelta = 30.0,
         timeout: float | timedelta | None = None,
     ) -> WorkerStatistics:
-        """Call the handlers until SIGTERM or Ctrl-C says stop, or until for `timeout` seconds no message came; returns what was done.
+        """Call the handlers until SIGTERM or Ctrl-C says stop, or until for `timeout` seconds no message came; returns what was
+        done.
 
-        When told to stop, what is in work has `grace` seconds to finish, and then goes back to its queue, with no attempt counted; a second
-        signal ends the grace. `workers` replaces the `concurrency` of each handler. One process: for several, that are replaced
-        when they die and become more when there is more to do, `seglog worker module:store`.
+        When told to stop, what is in work has `grace` seconds to finish, and then goes back to its queue, with no attempt
+        counted; a second signal ends the grace. `workers` replaces the `concurrency` of each handler. One process: for several,
+        that are replaced when they die and become more when there is more to do, `seglog worker module:store`.
 
         Raises ConfigError when there is no handler, and what the store raises; never what a handler does.
         """
@@ -604,8 +695,8 @@ class Store:
     ) -> bytes:
         """Ask through queue `name`, and return the reply of one of its repliers, in whatever process. See `replier`.
 
-        Cost: two sends, an ack, and the wake-ups of two threads. Raises RequestTimeout when no reply came in time, when nobody will begin to work
-        on it any more; and ReplyError with what the replier raised. For many at once: `requests`, or threads.
+        Cost: two sends, an ack, and the wake-ups of two threads. Raises RequestTimeout when no reply came in time, when nobody
+        will begin to work on it any more; and ReplyError with what the replier raised. For many at once: `requests`, or threads.
         """
         return self.requests(name).request(value, key, headers=headers, timeout=timeout)
 
@@ -628,6 +719,9 @@ class Store:
         for topic in list(self._topics.values()):
             with suppress(TopicNotFound):  # another process deleted it: the others are still to be synced
                 topic.sync()
+        for queue in self._queues.opened() if self._queues else ():
+            with suppress(ClosedError, TopicNotFound):
+                queue.sync()
         for consumer in list(self._consumers):
             consumer.sync()
 
@@ -701,6 +795,7 @@ class Store:
         for ticker in tickers:  # without the lock: a tick that is under way may want it
             if ticker is not None:
                 ticker.stop()
+        closing += [self._queues.close] if self._queues else []
         closing += [consumer.close for consumer in list(self._consumers)]  # made meanwhile, by another thread
         closing += [log.close for topic in self._topics.values() for log in topic.logs]
         closing += [self._transactions.close, self._topology.close, self._liveness.close]
@@ -898,7 +993,7 @@ class Store:
             partition=partition,
             topic=os.path.basename(folder),
             segment_bytes=config.segment_bytes,
-            segment_bytes_min=min(config.segment_bytes, 1 << 20),
+            segment_bytes_min=min(config.segment_bytes, 1 << 16 if os.path.basename(folder).startswith("~") else 1 << 20),
             segment_age=config.close_at_age or 0.0,
             fsync=self.config.fsync,
             write=self.config.write,
@@ -937,7 +1032,7 @@ class Store:
         """The log of the partition `path`, as decisions call it: opened with its topic when need be."""
         _, name, partition = path.split("/")
         with suppress(TopicNotFound, IndexError):
-            return self.topic(name).current()[int(partition)] if name in self.topics() else None
+            return self.existing(name).current()[int(partition)]
         return None
 
     def _finish_deletions(self, names: Iterable[str]) -> None:
@@ -1023,6 +1118,7 @@ class Store:
         work += [self._trim_decisions]
         if self.config.fsync == "interval":
             work += [consumer.sync for consumer in list(self._consumers)]
+            work += [queue.sync_states for queue in self._queues.opened()] if self._queues else []
         errors: list[Exception] = []
         for task in work:
             try:

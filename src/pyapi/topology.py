@@ -34,7 +34,7 @@ SEGMENT_BYTES, SEGMENT_BYTES_MIN = 1 << 20, 1 << 16  # a topic takes some 300 by
 def check_entry(name: str, thing: object) -> None:
     """Raises ValueError when no store would have said this of a thing; what comes of it are paths and numbers."""
     kind, _, own = name.partition("/")
-    check_name(own, kind or "thing")
+    check_name(own.removeprefix("~") if kind == "topic" else own, kind or "thing")
     if thing is None or kind != "topic":
         return
     if not isinstance(thing, dict) or not isinstance(thing.get("config"), dict) or not isinstance(thing.get("id"), str):

@@ -3,14 +3,14 @@
     with store.workers():        they work while the block runs
     store.run()                  they work until a signal says stop
 
-Each handler has `concurrency` of them. It promises that a message is acked only after its handler returned, and not at all when it
-raised; that no exception of a handler ends a worker; that a lease is extended for as long as its handler runs, up to the queue's
-`max_lease`; and that stopping loses nothing: no new messages, what is in work has `grace` seconds to finish, and what is left goes
-back to its queue with its attempt not counted. A thread cannot be ended from outside: a handler that is still at it then has lost its lease, and
-what it sends with its `tx` is given up.
+Each handler has `concurrency` of them. It promises that a message is acked only after its handler returned, and not at all when
+it raised; that no exception of a handler ends a worker; that a lease is extended for as long as its handler runs, up to the
+queue's `max_lease`; and that stopping loses nothing: no new messages, what is in work has `grace` seconds to finish, and what is
+left goes back to its queue with its attempt not counted. A thread cannot be ended from outside: a handler that is still at it
+then has lost its lease, and what it sends with its `tx` is given up.
 
-The race: a message is given back in the moment in which its handler returns. Ack and release are fenced by the same receipt, so one of the
-two finds it gone, and says nothing.
+The race: a message is given back in the moment in which its handler returns. Ack and release are fenced by the same receipt, so
+one of the two finds it gone, and says nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from seglog.engine.transactions import Transaction
 from seglog.errors import ConfigError, Fenced, LeaseLost
 from seglog.feeds import Feed, feeds_of
 from seglog.handlers import Handler, Reject, Retry
-from seglog.marks import Marks, ident_of
+from seglog.marks import Marks
 from seglog.start import natural
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Workers:
         try:
             try:
                 marks = self._marks.get(handler)
-                ident = b"" if marks is None else ident_of(handler.dedup, message)
+                ident = b"" if marks is None else feed.ident(message)
                 if marks is not None and marks.has(ident):
                     feed.done(message)
                     self._count("repeated")
@@ -248,7 +248,7 @@ class Workers:
         return self.statistics()
 
     def ask(self) -> None:
-        """What a signal does: the first time `wait` returns, and so the workers stop; the second time there is no grace any more."""
+        """What a signal does: the first time `wait` returns, and so the workers stop; the second time the grace is over."""
         self._signals += 1
         self._news.put(None)
 

@@ -43,9 +43,9 @@ def worker(
 ) -> None:
     """Call the handlers of a store, in processes of their own.
 
-    MODULE is imported as a program in this directory would import it; STORE is the store in it, or a function that returns one. A process
-    that dies is replaced. With --max there are more of them while messages wait. SIGTERM and Ctrl-C let what is in work finish,
-    for --grace seconds; the second one does not wait.
+    MODULE is imported as a program in this directory would import it; STORE is the store in it, or a function that returns one.
+    A process that dies is replaced. With --max there are more of them while messages wait. SIGTERM and Ctrl-C let what is in
+    work finish, for --grace seconds; the second one does not wait.
 
     \b
         seglog worker shop.jobs:store

@@ -1,0 +1,412 @@
+# cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True
+"""Slots: what became of each message of one level of a queue, 32 bytes each, in chunks of 65,536 that all processes map.
+
+    queue/<level>-<number>    a chunk: header, 1,024 blocks, slots; the slot of an offset is at offset - number x 65,536
+
+The slot's word is the truth: one aligned store says all of it, so whoever is killed in between leaves the old or the new. Everything else,
+counts by state and the earliest times of blocks, chunks and levels, follows from the words, and is counted again after a holder of the lock
+died (`recount`), and in a new boot. A message that was never handed out has no slot, or one of zeros: what waits costs nothing here.
+
+After a power cut a word may be an older one, which only means that the message comes again. A word whose check is wrong counts as ready:
+again, it only comes once more.
+
+It leaves to `delivery` who may do what, and its lock protects everything here.
+"""
+import bisect
+import errno
+import os
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from seglog.engine cimport platform
+from seglog.engine.batch cimport Batch
+from seglog.engine.checksum cimport xxh3_64
+from seglog.engine.frame cimport FRAME_OK, frame_check
+from seglog.engine.layout cimport (
+    BLOCK_SLOTS, CHUNK_BLOCKS, CHUNK_BYTES, CHUNK_FIRST, CHUNK_GROWS, CHUNK_HEADER, CHUNK_MAGIC, CHUNK_SLOTS, CHUNK_VERSION, Block, ChunkHeader,
+    LevelWords, MessageSlot,
+)
+from seglog.engine.log cimport Log
+from seglog.engine.mapping cimport map_fd
+from seglog.engine.segment cimport open_file
+from seglog.engine.tail cimport FSYNC_NEVER
+
+from seglog.engine.errors import os_error
+from seglog.engine.segment import sync_directory
+
+cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
+cdef enum:
+    AHEAD = 4096                    # records that a reader takes in at a time
+
+
+cdef int64_t block_min(Block *b, MessageSlot *slots, bint leases) noexcept nogil:
+    """The earliest time of the block's slots: of leases, or of what is due or expires."""
+    cdef int64_t found = NEVER
+    cdef int i, state
+    for i in range(BLOCK_SLOTS):
+        state = state_of(slots[i].word)
+        if (state == LEASED) == leases and state < SETTLED and state != DOOMED and slots[i].when:
+            found = min(found, slots[i].when)
+    return found
+
+
+cdef int write_over(int fd, const char *data, int64_t start, int64_t stop) except -99:
+    cdef bytes held = data[start:stop]
+    return platform.pwrite_all(fd, held, stop - start, start)
+
+
+cdef class Chunk:
+    """65,536 slots of one level, mapped."""
+
+    cdef int grow(self, int64_t i) except -1:
+        """Real blocks for slot i and those before: a store into a hole could fail by a signal. Raises StoreFull."""
+        cdef int rc, fd
+        cdef int64_t wanted = min(i - i % CHUNK_GROWS + CHUNK_GROWS, CHUNK_SLOTS)
+        if wanted <= self.h.allocated:
+            return 0
+        fd = open_file(self.path, os.O_RDWR)
+        try:
+            rc = platform.allocate(fd, CHUNK_FIRST + wanted * <int64_t>sizeof(MessageSlot))
+            if rc == -errno.EOPNOTSUPP:
+                # Real blocks by writing what is there, which is zeros where nothing was.
+                rc = write_over(fd, self.mapping.data, CHUNK_FIRST + self.h.allocated * <int64_t>sizeof(MessageSlot),
+                                CHUNK_FIRST + wanted * <int64_t>sizeof(MessageSlot))
+        finally:
+            os.close(fd)
+        if rc:
+            raise os_error(rc, "cannot allocate the delivery state in", self.path)
+        platform.store_i64(&self.h.allocated, wanted)
+        return 0
+
+    cdef int sync(self) except -1:
+        """Returns when what was stored before is on the disk."""
+        cdef int rc, fd
+        cdef int64_t i
+        fd = open_file(self.path, os.O_RDWR)
+        try:
+            if platform.load_u32(&self.h.failed):
+                # The kernel may call pages clean that are not on the disk: make them dirty again.
+                for i in range(0, self.h.allocated, 128):
+                    platform.store_i64(<int64_t *>&self.slots[i].first, platform.load_i64(<int64_t *>&self.slots[i].first))
+            self.dirty = False
+            with nogil:
+                rc = platform.datasync(fd)
+            platform.store_u32(&self.h.failed, rc != 0)
+        finally:
+            os.close(fd)
+        if rc:
+            self.dirty = True
+            raise os_error(rc, "cannot sync the delivery state in", self.path)
+        return 0
+
+
+cdef Chunk map_chunk(str path, int fd):
+    cdef Chunk c = Chunk.__new__(Chunk)
+    c.path = path
+    c.mapping = map_fd(fd, CHUNK_BYTES, True)
+    c.h = <ChunkHeader *>c.mapping.data
+    c.blocks = <Block *>(c.mapping.data + CHUNK_HEADER)
+    c.slots = <MessageSlot *>(c.mapping.data + CHUNK_FIRST)
+    return c
+
+
+cdef class Reader:
+    """The records of a log from some offset on, one at a time, checked in runs."""
+
+    def __cinit__(self, Log log):
+        self.log = log
+
+    cdef bint covers(self, int64_t offset) noexcept:
+        return self.batch is not None and self.e.offset <= offset < self.batch.next_offset
+
+    cdef int seek(self, int64_t offset, int64_t stop) except -1:
+        """1, and `e` is the first record at or behind `offset`; 0 when there is none below `stop`."""
+        cdef int tries
+        for tries in range(2):
+            if self.batch is None or offset >= self.batch.next_offset or offset < self.e.offset:
+                # Backwards, or to one that this run jumps over: `e` is behind it then, and asked for only when a gap lies between.
+                if offset >= stop:
+                    return 0
+                self.batch = self.log.collect(offset, stop, AHEAD, 1 << 20)
+                if self.batch is None:
+                    return 0
+                self.walk = iter(self.batch)
+                self.walk.advance(&self.e)
+            while self.e.offset < offset:
+                if not self.walk.advance(&self.e):
+                    break
+            else:
+                return 1
+        return 0
+
+
+cdef class Level:
+    """The messages of one priority, or those that are delayed."""
+
+    def __cinit__(self, Log log, int index, str folder):
+        self.log, self.index, self.folder = log, index, folder
+        self.chunks, self.numbers, self.seen = {}, [], -1
+        self.front, self.back = Reader(log), Reader(log)
+
+    # ---- chunks ------------------------------------------------------------------------------------------------
+
+    cdef int look(self, int64_t version) except -1:
+        """Under the lock: which chunks there are, if that changed."""
+        cdef str begin
+        if version == self.seen:
+            return 0
+        begin = f"{self.index}-"
+        self.numbers = sorted(
+            [int(name[len(begin):]) for name in os.listdir(self.folder) if name.startswith(begin) and name[len(begin):].isdigit()])
+        for number in list(self.chunks):
+            if number not in self.numbers:
+                del self.chunks[number]
+        self.near = None
+        self.seen = version
+        return 0
+
+    cdef Chunk chunk(self, int64_t number, int64_t *version):
+        """The chunk; made when there is none and `version`, which counts chunks, is given; else None then."""
+        cdef Chunk c = self.near
+        if c is not None and c.h.number == number:
+            return c
+        c = self.chunks.get(number)
+        if c is None:
+            i = bisect.bisect_left(self.numbers, number)
+            if i < len(self.numbers) and self.numbers[i] == number:
+                c = self.opened(number)
+            if c is None:
+                if version == NULL:
+                    return None
+                c = self.made(number)
+                version[0] += 1
+                bisect.insort(self.numbers, number)
+                self.seen = version[0]
+            self.chunks[number] = c
+        self.near = c
+        return c
+
+    def path_of(self, number):
+        return os.path.join(self.folder, f"{self.index}-{number}")
+
+    cdef Chunk opened(self, int64_t number):
+        """None for a file that is no chunk of this level: it is put aside, and its messages come again."""
+        cdef Chunk c
+        cdef str path = self.path_of(number)
+        cdef int fd = open_file(path, os.O_RDWR)
+        try:
+            if os.fstat(fd).st_size <= CHUNK_BYTES:
+                os.ftruncate(fd, CHUNK_BYTES)           # a power cut may have left it shorter
+                c = map_chunk(path, fd)
+                if c.h.magic == CHUNK_MAGIC and c.h.version == CHUNK_VERSION and c.h.level == <uint32_t>self.index and c.h.number == number \
+                        and c.h.partition_id == self.log.w.partition_id and c.h.hash == xxh3_64(<const char *>c.h, 32):
+                    return c
+        finally:
+            os.close(fd)
+        os.replace(path, path + ".bad")
+        self.numbers.remove(number)
+        return None
+
+    cdef Chunk made(self, int64_t number):
+        cdef Chunk c
+        cdef str path = self.path_of(number)
+        cdef str new = path + ".new"
+        cdef int fd = open_file(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC), rc
+        try:
+            os.ftruncate(fd, CHUNK_BYTES)
+            rc = platform.allocate(fd, CHUNK_FIRST + CHUNK_GROWS * <int64_t>sizeof(MessageSlot))
+            if rc == -errno.EOPNOTSUPP:
+                rc = platform.pwrite_all(fd, bytes(CHUNK_FIRST + CHUNK_GROWS * sizeof(MessageSlot)), CHUNK_FIRST + CHUNK_GROWS * <int64_t>sizeof(MessageSlot), 0)
+            if rc:
+                raise os_error(rc, "cannot allocate the delivery state in", path)
+            c = map_chunk(path, fd)
+            c.h.magic, c.h.version, c.h.level, c.h.number = CHUNK_MAGIC, CHUNK_VERSION, <uint32_t>self.index, number
+            c.h.partition_id = self.log.w.partition_id
+            c.h.hash = xxh3_64(<const char *>c.h, 32)
+            c.h.allocated = CHUNK_GROWS
+            c.h.lease_min = c.h.due_min = NEVER
+            for i in range(CHUNK_BLOCKS):
+                c.blocks[i].lease_min = c.blocks[i].due_min = NEVER
+        except BaseException:
+            os.unlink(new)
+            raise
+        finally:
+            os.close(fd)
+        os.rename(new, path)
+        if self.log.fsync != FSYNC_NEVER:
+            sync_directory(self.folder)
+        return c
+
+    # ---- states ------------------------------------------------------------------------------------------------
+
+    cdef void change(self, Chunk c, int64_t i, int state, int attempts, int deliveries, int owner, int reason, int64_t when) noexcept:
+        """The slot's new state: the word first, which is the truth, then what is counted. The slot has real blocks."""
+        cdef MessageSlot *s = &c.slots[i]
+        cdef Block *b = &c.blocks[i // BLOCK_SLOTS]
+        cdef int old = state_of(s.word)
+        cdef int64_t offset = c.h.number * CHUNK_SLOTS + i
+        s.when = when
+        platform.store_i64(<int64_t *>&s.word, <int64_t>word_of(state, attempts, deliveries, owner, reason, offset))
+        c.dirty = True
+        if old != UNTOUCHED:
+            b.n[old] -= 1
+            c.h.n[old] -= 1
+            self.w.n[old] -= 1
+        b.n[state] += 1
+        c.h.n[state] += 1
+        self.w.n[state] += 1
+        if state == LEASED:
+            b.lease_min = min(b.lease_min, when)
+            c.h.lease_min = min(c.h.lease_min, when)
+            self.w.lease_min = min(self.w.lease_min, when)
+        elif when and state < DOOMED or (when and state == WAITING):
+            b.due_min = min(b.due_min, when)
+            c.h.due_min = min(c.h.due_min, when)
+            self.w.due_min = min(self.w.due_min, when)
+        if state == READY and offset < self.w.ready_from:
+            self.w.ready_from = offset
+
+    cdef int64_t lowest(self, int state, int64_t start) except -2:
+        """The lowest offset from `start` on in this state; -1 when there is none."""
+        cdef Chunk c
+        cdef int64_t number, i, b
+        if self.w.n[state] == 0:
+            return -1
+        for number in self.numbers[bisect.bisect_left(self.numbers, start // CHUNK_SLOTS):]:
+            c = self.chunk(number, NULL)
+            if c is None or c.h.n[state] == 0:
+                continue
+            i = max(start - number * CHUNK_SLOTS, 0)
+            b = i // BLOCK_SLOTS
+            while b < CHUNK_BLOCKS:
+                if c.blocks[b].n[state]:
+                    i = max(i, b * BLOCK_SLOTS)
+                    while i < (b + 1) * BLOCK_SLOTS:
+                        if state_of(c.slots[i].word) == state:
+                            return number * CHUNK_SLOTS + i
+                        i += 1
+                b += 1
+        return -1
+
+    cdef int64_t untouched(self) noexcept:
+        """How many messages were never handed out, and are not settled either."""
+        return max(platform.load_i64(&self.log.w.next_offset) - self.w.cursor - self.w.gap - self.w.ahead, 0)
+
+    cdef int recount(self, bint anew, int64_t *damaged) except -1:
+        """Everything that follows from the words, from the words. `anew`: in a new boot, where no lease of the last one holds."""
+        cdef LevelWords *w = self.w
+        cdef Chunk c
+        cdef int64_t number, i, j, first, offset, highest = -1, cursor = w.cursor, start, end, ahead = 0
+        cdef uint64_t word
+        cdef int state
+        cdef Block *b
+        cdef list bases = self.log.current_bases()
+        cdef list extents = [(bases[i], self.log.end_of(bases, i)) for i in range(len(bases))]
+        memset(w.n, 0, sizeof(w.n))
+        w.lease_min = w.due_min = NEVER
+        w.ready_from = NEVER
+        for number in list(self.numbers):
+            c = self.chunk(number, NULL)
+            if c is None:
+                continue
+            if anew:
+                i = self.last_touched(c)
+                if not 0 <= c.h.allocated <= CHUNK_SLOTS:
+                    c.h.allocated = 0
+                if i >= 0:
+                    c.grow(i)           # how far it grew may not have reached the disk
+                    self.give_back_all(c, damaged)
+                    highest = number * CHUNK_SLOTS + i
+        if anew:
+            # Below the highest one that was handed out, all that says nothing is ready.
+            first = self.log.first_offset
+            cursor = first
+            for start, end in extents:
+                offset = max(start, first)
+                if highest >= offset:
+                    self.touch(offset, min(end, highest + 1))
+                    cursor = min(end, highest + 1)
+                    if cursor == highest + 1:
+                        break
+            cursor = max(cursor, highest + 1)
+        for number in self.numbers:
+            c = self.chunk(number, NULL)
+            memset(c.h.n, 0, sizeof(c.h.n))
+            c.h.lease_min = c.h.due_min = NEVER
+            for j in range(CHUNK_BLOCKS):
+                b = &c.blocks[j]
+                memset(b.n, 0, sizeof(b.n))
+                if j * BLOCK_SLOTS < c.h.allocated:
+                    for i in range(j * BLOCK_SLOTS, (j + 1) * BLOCK_SLOTS):
+                        state = state_of(c.slots[i].word)
+                        if state:
+                            b.n[state] += 1
+                            offset = number * CHUNK_SLOTS + i
+                            if state == READY and offset < w.ready_from:
+                                w.ready_from = offset
+                            if offset >= cursor:
+                                ahead += 1
+                b.lease_min = block_min(b, &c.slots[j * BLOCK_SLOTS], True) if b.n[LEASED] else NEVER
+                b.due_min = block_min(b, &c.slots[j * BLOCK_SLOTS], False) if j * BLOCK_SLOTS < c.h.allocated else NEVER
+                c.h.lease_min = min(c.h.lease_min, b.lease_min)
+                c.h.due_min = min(c.h.due_min, b.due_min)
+                for state in range(1, 8):
+                    c.h.n[state] += b.n[state]
+            for state in range(1, 8):
+                w.n[state] += c.h.n[state]
+            w.lease_min = min(w.lease_min, c.h.lease_min)
+            w.due_min = min(w.due_min, c.h.due_min)
+        w.cursor, w.ahead = cursor, ahead
+        # Offsets that were reserved and never given out lie between segments.
+        w.gap = max(self.log.end_of(bases, len(bases) - 1) - cursor, 0)
+        for start, end in extents:
+            w.gap -= max(end - max(start, cursor), 0)
+        return 0
+
+    cdef int give_back_all(self, Chunk c, int64_t *damaged) except -1:
+        """In a new boot: whoever had a message has it no more; what a transaction settled is asked of its log again; what a group
+        waits for is found again."""
+        cdef int64_t i, offset
+        cdef uint64_t word
+        cdef int state
+        for i in range(CHUNK_SLOTS):
+            word = c.slots[i].word
+            if word == 0:
+                continue
+            offset = c.h.number * CHUNK_SLOTS + i
+            state = state_of(word)
+            c.slots[i].group = 0
+            if state == UNTOUCHED or word >> 48 != check_of(word & 0xFFFFFFFFFFFF, offset):
+                damaged[0] += 1
+                c.slots[i].word = word_of(READY, 0, 0, 0, 0, offset)
+                c.slots[i].when = 0
+            elif state == LEASED or state == DECIDED or state == WAITING:
+                if state == LEASED:
+                    c.slots[i].when = 0
+                elif state == WAITING:
+                    c.slots[i].first = 0
+                c.slots[i].word = word_of(READY, attempts_of(word), deliveries_of(word), 0, 0, offset)
+        return 0
+
+    cdef int64_t last_touched(self, Chunk c) except -2:
+        cdef int64_t i = CHUNK_SLOTS - 1
+        while i >= 0 and c.slots[i].word == 0:
+            i -= 1
+        return i
+
+    cdef int touch(self, int64_t start, int64_t stop) except -1:
+        """Messages start .. stop-1 that have no state are ready. Where a chunk is missing, so is the state of all of its messages."""
+        cdef Chunk c
+        cdef int64_t offset = start, number, i, version = 0
+        while offset < stop:
+            number, i = offset // CHUNK_SLOTS, offset % CHUNK_SLOTS
+            c = self.chunk(number, &version)
+            c.grow(min(stop - number * CHUNK_SLOTS, <int64_t>CHUNK_SLOTS) - 1)
+            while i < CHUNK_SLOTS and offset < stop:
+                if c.slots[i].word == 0:
+                    c.slots[i].word = word_of(READY, 0, 0, 0, 0, offset)
+                    c.slots[i].when = 0
+                i += 1
+                offset += 1
+        return 0
