@@ -38,16 +38,18 @@ RECORDS = 500  # of a batch of a topic's records: they are looked at where they 
 class QueueFeed:
     """The messages of a queue, for all workers of a handler."""
 
+    comes_again = True  # what could not be settled: when its lease runs out
+
     def __init__(self, store: Store, handler: Handler, stopping: threading.Event) -> None:
         self.handler = handler
         self.queue: Queue = store.queue(handler.source) if isinstance(handler.source, str) else handler.source
-        self._lease, self._lease_max = self.queue.config.lease, self.queue.config.max_lease
+        self._lease = self.queue.config.lease
         self._has_backoff = self.queue.config.backoff is not None
         self._stopping = stopping
         self._turn = threading.Lock()
         self._waiting: deque[Message] = deque()  # taken, and not handed out yet
         self._paid = False  # a token of the rate limit was taken for the next one
-        self._held: dict[int, tuple[Message, float]] = {}  # taken and not settled, and since when
+        self._held: dict[int, Message] = {}  # taken, and not settled
 
     def next(self) -> Message | None:
         """The next message; None when the workers stop."""
@@ -55,7 +57,7 @@ class QueueFeed:
             while not self._stopping.is_set() and self._may_go():
                 if not self._waiting:
                     for message in self.queue.receive(max_messages=self.handler.prefetch, timeout=LOOK):
-                        self._held[id(message)] = message, time.monotonic()
+                        self._held[id(message)] = message
                         self._waiting.append(message)
                 elif not self._stopping.is_set():
                     self._paid = False
@@ -100,16 +102,14 @@ class QueueFeed:
         return float(self._lease) / 3
 
     def keep(self) -> None:
-        """Extend the leases of what is being worked on; not beyond `max_lease`, for then the handler hangs."""
-        for message, since in list(self._held.values()):
-            left = since + self._lease_max - time.monotonic()
-            if left > 0:
-                with suppress(LeaseLost):
-                    message.extend(min(self._lease, left))
+        """Extend the leases of what is being worked on; the queue does so up to `max_lease`, for then the handler hangs."""
+        for message in self._held.copy().values():
+            with suppress(LeaseLost):
+                message.extend(self._lease)
 
     def release(self) -> int:
         """Give back what is still being worked on; its attempt does not count. How many that were."""
-        return sum([self._release(message) for message, _ in list(self._held.values())])
+        return sum([self._release(message) for message in self._held.copy().values()])
 
     def _release(self, message: Message) -> bool:
         self._held.pop(id(message), None)
@@ -126,6 +126,7 @@ class TopicFeed:
     """The records that one member of the group reads."""
 
     tick = float("inf")
+    comes_again = False  # a later commit would pass it over
 
     def __init__(self, store: Store, handler: Handler, stopping: threading.Event) -> None:
         self.handler = handler

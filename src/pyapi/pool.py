@@ -268,9 +268,7 @@ def load(target: str) -> Store:
 
 def serve() -> None:
     """The program of a worker process: target, grace and workers are in `sys.argv`, and stdin ends with the supervisor."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches all in the terminal; the supervisor says what it means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all in the terminal; the supervisor says what it means
     target, grace, slots = sys.argv[1:4]
     with load(target) as store:
         workers = store.workers(workers=int(slots) if slots else None, grace=float(grace))

@@ -137,17 +137,14 @@ class Inbox:
 
     def close(self) -> None:
         """Who waits gets ClosedError. Closing twice is fine."""
-        self._fail_all(
-            ClosedError(f"the store {self._store.path} was closed before the reply came.", path=self._store.path)
-        )
+        path = self._store.path
+        self._fail_all(ClosedError(f"the store {path} was closed before the reply came.", path=path))
 
     # ---- the thread that reads --------------------------------------------------------------------
 
     def _open(self) -> None:
         """Before the first request: whatever is replied to it comes behind where the reading begins."""
-        if (
-            self._pid != os.getpid()
-        ):  # a forked child: its parent's requests are not its own, and threads do not come along
+        if self._pid != os.getpid():  # a forked child: its parent's requests are not its own, and threads do not come along
             self._lock = threading.Lock()
             self._begin()
         with self._lock:

@@ -145,45 +145,52 @@ class Workers:
             self._news.put(None)
 
     def _attempt(self, feed: Feed, message: Any) -> None:
-        handler, tx = feed.handler, None
+        handler, tx, ident, repeated = feed.handler, None, b"", False
+        marks = self._marks.get(handler)
         try:
             try:
-                marks = self._marks.get(handler)
-                ident = b"" if marks is None else feed.ident(message)
-                if marks is not None and marks.has(ident):
-                    feed.done(message)
-                    self._count("repeated")
-                    return
-                if handler.takes_tx or marks is not None:
-                    tx = self._store.transaction()
-                self._call(handler, message, tx)
-                if tx is not None:
-                    if marks is not None:
-                        marks.add(ident, tx)
-                    feed.done(message, tx)
-                    tx.commit()
-                else:
-                    feed.done(message)
-                self._count("done")
-            except (LeaseLost, Fenced):
-                raise
+                if marks is not None:
+                    ident = feed.ident(message)
+                    repeated = marks.has(ident)
+                if not repeated:
+                    if handler.takes_tx or marks is not None:
+                        tx = self._store.transaction()
+                    self._call(handler, message, tx)
             except BaseException as error:
-                if tx is not None:
-                    tx.abort()
-                if marks is not None and marks.refused(error):
-                    feed.done(message)
-                    self._count("repeated")
-                else:
-                    self._failed(feed, message, error)
+                self._count(self._failed(feed, message, error, tx))
+                return
+            what = self._settle(feed, message, tx, marks, ident)
+            self._count("repeated" if repeated else what)
         except (LeaseLost, Fenced):
             if not self._given_up:
                 self._count("lost")
-                log.warning("%s: the lease of a message ran out before it was settled", handler.name)
-        except Exception:  # the disk is full, for instance: the lease runs out, and the message comes again
-            log.exception("%s: a message could not be settled", handler.name)
+                log.warning("%s: a message was somebody else's before it was settled", handler.name)
+        except Exception:  # the disk is full, for instance
+            if not feed.comes_again:
+                raise
+            log.exception("%s: a message could not be settled; it comes again when its lease runs out", handler.name)
         finally:
             if tx is not None:
                 tx.abort()
+
+    def _settle(self, feed: Feed, message: Any, tx: Transaction | None, marks: Marks | None, ident: bytes) -> str:
+        """Its handler returned: with `tx` it is done together with what was sent and with the mark, or not at all. How it ended."""
+        try:
+            if tx is None:
+                feed.done(message)
+            else:
+                if marks is not None:
+                    marks.add(ident, tx)
+                feed.done(message, tx)
+                tx.commit()
+            return "done"
+        except LeaseLost:
+            raise
+        except BaseException as error:  # a condition that the handler sent with, or a full disk
+            if tx is not None and marks is not None and marks.refused(error):
+                feed.done(message)
+                return "repeated"
+            return self._failed(feed, message, error, tx)
 
     def _call(self, handler: Handler, message: Any, tx: Transaction | None) -> None:
         more = {"tx": tx} if handler.takes_tx else {}
@@ -192,20 +199,21 @@ class Workers:
             assert self._loop is not None
             asyncio.run_coroutine_threadsafe(result, self._loop).result()
 
-    def _failed(self, feed: Feed, message: Any, error: BaseException) -> None:
+    def _failed(self, feed: Feed, message: Any, error: BaseException, tx: Transaction | None) -> str:
+        if tx is not None:
+            tx.abort()
         if self._given_up:
-            return
+            raise LeaseLost("it was given back")
         attempt = feed.attempts(message)
         feed.failed(message, error)
         if isinstance(error, Reject):
-            self._count("rejected")
             log.warning("%s: rejected: %s", feed.handler.name, error)
-            return
-        self._count("failed")
+            return "rejected"
         if isinstance(error, Retry):
             log.info("%s: attempt %d is to be repeated: %s", feed.handler.name, attempt, error)
         else:
             log.warning("%s: attempt %d failed", feed.handler.name, attempt, exc_info=error)
+        return "failed"
 
     def _count(self, what: str) -> None:
         with self._lock:
