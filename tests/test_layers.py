@@ -34,7 +34,7 @@ DRAWING = """
 2  record     names        config      codecs      clock       protocols   errors    files
 2  queueconfig queuestatistics limits
 ----------------------------------------------------------------------
-1e partitions places     transactions compaction  slots       groups      delivery
+1e partitions places     transactions compaction  slots       groups      delivery    reclaim
 1d log
 1c tail       recovery   instruments
 1b segment    index        keymap      arrow       pieces

@@ -65,6 +65,7 @@ cdef class Delivery:
     cdef int regroup(self) except -1
     cdef int let_next(self, Level level, uint32_t g) except -1
     cdef Message next_in_turn(self, Level level, int64_t mono, int64_t wall)
+    cdef int clean_heads(self) except -1
     cdef bint is_active(self) except -1
     cdef bint something(self) noexcept
     cdef bint nothing_left(self, Level level) noexcept

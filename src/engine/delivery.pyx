@@ -262,6 +262,8 @@ cdef class Delivery:
                     self.shared.lock()
                     try:
                         self.rebuild(True)
+                        # In a new boot it is not known whether somebody sent with a dedup_id of late.
+                        q.dedup = self.first.now() if self.first.next_offset else 0
                         w.state = SHARED_READY
                     finally:
                         self.shared.unlock()
@@ -373,15 +375,13 @@ cdef class Delivery:
 
     cdef int take_in_settled(self) except -1:
         """Under the lock: what transactions settled since the last look."""
-        cdef int64_t stop = platform.load_i64(&self.settled.w.next_offset), offset, at, number, start
+        cdef int64_t stop = platform.load_i64(&self.settled.w.next_offset), offset, at, i
         cdef uint32_t head[2]
         cdef const char *data
         cdef bytes value
         cdef Level level
         cdef Chunk c
-        cdef bint room = False
-        start = max(self.q.settle_seen, self.settled.first_offset)
-        for record in self.settled.records(start, stop):
+        for record in self.settled.records(max(self.q.settle_seen, self.settled.first_offset), stop):
             value = record.value or b""
             data = PyBytes_AS_STRING(value)
             for at in range(0, PyBytes_GET_SIZE(value) - 15, 16):
@@ -390,14 +390,45 @@ cdef class Delivery:
                 if head[0] >= <uint32_t>len(self.levels):
                     continue
                 level = <Level>self.levels[head[0]]
-                if offset < level.log.first_offset or offset >= platform.load_i64(&level.log.w.next_offset):
+                if offset < level.log.first_offset or offset >= platform.load_i64(&level.log.w.next_offset) or offset // CHUNK_SLOTS in level.done:
                     continue
-                number = offset // CHUNK_SLOTS
-                c = level.chunk(number, &self.q.chunks)
-                c.grow(offset % CHUNK_SLOTS)
-                if state_of(c.slots[offset % CHUNK_SLOTS].word) < SETTLED:
-                    self.settle(level, c, offset % CHUNK_SLOTS, DECIDED, <int>head[1])
+                c, i = level.chunk(offset // CHUNK_SLOTS, &self.q.chunks), offset % CHUNK_SLOTS
+                c.grow(i)
+                if state_of(c.slots[i].word) < SETTLED:
+                    self.settle(level, c, i, DECIDED, <int>head[1])
         self.q.settle_seen = stop
+        return 0
+
+    def settlements(self, int64_t start, int64_t stop):
+        """What transactions settled by these records: `(level, offset)` of each, those that are still there."""
+        cdef list found = []
+        for record in self.settled.records(start, stop):
+            value = record.value or b""
+            for at in range(0, len(value) - 15, 16):
+                level, offset = int.from_bytes(value[at:at + 4], "little"), int.from_bytes(value[at + 8:at + 16], "little")
+                if level < len(self.levels):
+                    found.append((level, offset))
+        return found
+
+    cdef int clean_heads(self) except -1:
+        """Under the lock: no list of a group begins with a message that was settled meanwhile."""
+        cdef Level level = <Level>self.levels[0]
+        cdef GroupEntry *e
+        cdef int64_t g
+        cdef MessageSlot *s
+        cdef Chunk c
+        for g in range(1, self.groups.h.used + 1):
+            e = &self.groups.entries[g]
+            while e.first >= 0:
+                c = level.chunk(e.first // CHUNK_SLOTS, NULL)
+                if c is None:
+                    break
+                s = &c.slots[e.first % CHUNK_SLOTS]
+                if state_of(s.word) == WAITING:
+                    break
+                if e.first == e.last:
+                    break
+                e.first = s.first
         return 0
 
     cdef int settle(self, Level level, Chunk c, int64_t i, int state, int reason) except -1:
@@ -1265,12 +1296,46 @@ cdef class Delivery:
                 rows.append({
                     "untouched": level.untouched(), "ready": level.w.n[READY], "leased": level.w.n[LEASED], "delayed": level.w.n[DELAYED],
                     "doomed": level.w.n[DOOMED], "waiting": level.w.n[WAITING], "cursor": level.w.cursor,
-                    "first_ready": level.lowest(READY, 0)})
+                    "fair": self.grouping == 2})
             said = {"acked": self.q.acked, "expired": self.q.expired, "dropped": self.q.dropped, "dead": self.q.dead, "damaged": self.q.damaged,
                     "consumers": sum([1 for i in range(SLOTS) if self.owners[i].word and self.shared.liveness.is_alive(self.owners[i].word)])}
         finally:
             self.unlock(False)
         return rows, said
+
+    def _note_dedup(self, int64_t now):
+        """Somebody sends with a dedup_id: what was settled is to be known for a while."""
+        platform.store_i64(&self.q.dedup, now)
+
+    def _last_dedup(self):
+        """When somebody did last, in µs since the epoch; 0: nobody."""
+        return platform.load_i64(&self.q.dedup)
+
+    def _revive(self, int level, int64_t start, int64_t stop):
+        """Acked messages of a level, from offset `start` up to `stop`, are ready again; how many."""
+        cdef Level its = <Level>self.levels[level]
+        cdef Chunk c
+        cdef int64_t i, n = 0, offset
+        cdef uint64_t word
+        self.lock()
+        try:
+            for number in list(its.numbers):
+                c = its.chunk(number, NULL)
+                if c is None or c.h.n[SETTLED] + c.h.n[DECIDED] == 0:
+                    continue
+                for i in range(c.h.allocated):
+                    offset = number * CHUNK_SLOTS + i
+                    word = c.slots[i].word
+                    if start <= offset < stop and offset >= its.log.w.first_offset and state_of(word) == SETTLED and reason_of(word) == 0 \
+                            and deliveries_of(word):
+                        c.slots[i].first = 0
+                        its.change(c, i, READY, 0, 0, 0, 0, 0)
+                        if self.by_bytes:
+                            self.q.bytes_out -= self.size_at(its, offset)
+                        n += 1
+        finally:
+            self.unlock(True)
+        return n
 
     def _length_check(self):
         self.check()

@@ -288,6 +288,7 @@ cdef struct QueueWords:                 # behind the lock and the bell of the fi
     int64_t dropped
     int64_t dead
     int64_t bytes_out                   # bounded by bytes: of all that was handed out or settled
+    int64_t dedup                       # us since the epoch: when somebody sent with a dedup_id last; 0: nobody
     int64_t damaged                     # slots whose check was wrong
     int64_t turn                        # weighted levels, fair groups
     uint32_t space_bell                 # senders that wait for room

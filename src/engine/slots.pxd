@@ -81,6 +81,8 @@ cdef class Level:
     cdef str folder
     cdef dict chunks                # number -> Chunk
     cdef list numbers               # of those there are, sorted
+    cdef set done                   # chunks that are all settled: an empty file says so
+    cdef dict sifted, sifted_live   # segments that were written anew: base -> end, and -> what of it lived
     cdef int64_t seen               # which list of chunks that is
     cdef Chunk near                 # the last one used
     cdef Reader front, back         # at the cursor, and anywhere

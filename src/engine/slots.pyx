@@ -1,7 +1,8 @@
 # cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True
 """Slots: what became of each message of one level of a queue, 32 bytes each, in chunks of 65,536 that all processes map.
 
-    queue/<level>-<number>    a chunk: header, 1,024 blocks, slots; the slot of an offset is at offset - number x 65,536
+    queue/<level>-<number>         a chunk: header, 1,024 blocks, slots; the slot of an offset is at offset - number x 65,536
+    queue/<level>-<number>.done    all of them are settled (`reclaim`)
 
 The slot's word is the truth: one aligned store says all of it, so whoever is killed in between leaves the old or the new. Everything else,
 counts by state and the earliest times of blocks, chunks and levels, follows from the words, and is counted again after a holder of the lock
@@ -146,7 +147,8 @@ cdef class Level:
 
     def __cinit__(self, Log log, int index, str folder):
         self.log, self.index, self.folder = log, index, folder
-        self.chunks, self.numbers, self.seen = {}, [], -1
+        self.chunks, self.numbers, self.done, self.seen = {}, [], set(), -1
+        self.sifted, self.sifted_live = {}, {}
         self.front, self.back = Reader(log), Reader(log)
 
     # ---- chunks ------------------------------------------------------------------------------------------------
@@ -157,8 +159,9 @@ cdef class Level:
         if version == self.seen:
             return 0
         begin = f"{self.index}-"
-        self.numbers = sorted(
-            [int(name[len(begin):]) for name in os.listdir(self.folder) if name.startswith(begin) and name[len(begin):].isdigit()])
+        names = [name[len(begin):] for name in os.listdir(self.folder) if name.startswith(begin)]
+        self.done = {int(name[:-5]) for name in names if name.endswith(".done") and name[:-5].isdigit()}
+        self.numbers = sorted([int(name) for name in names if name.isdigit() and int(name) not in self.done])
         for number in list(self.chunks):
             if number not in self.numbers:
                 del self.chunks[number]
@@ -318,6 +321,8 @@ cdef class Level:
                     c.grow(i)           # how far it grew may not have reached the disk
                     self.give_back_all(c, damaged)
                     highest = number * CHUNK_SLOTS + i
+        for number in self.done:
+            highest = max(highest, (number + 1) * CHUNK_SLOTS - 1)
         if anew:
             # Below the highest one that was handed out, all that says nothing is ready.
             first = self.log.first_offset
@@ -401,6 +406,9 @@ cdef class Level:
         cdef int64_t offset = start, number, i, version = 0
         while offset < stop:
             number, i = offset // CHUNK_SLOTS, offset % CHUNK_SLOTS
+            if number in self.done:
+                offset = (number + 1) * CHUNK_SLOTS
+                continue
             c = self.chunk(number, &version)
             c.grow(min(stop - number * CHUNK_SLOTS, <int64_t>CHUNK_SLOTS) - 1)
             while i < CHUNK_SLOTS and offset < stop:

@@ -956,9 +956,13 @@ class Store:
 
     def _made_of(self, name: str, topic_id: str, config: TopicConfig, logs: tuple[Log, ...]) -> Topic:
         custom = CustomPartitioner(name) if config.partitioner == "custom" else None
-        if self.config.upkeep and self._tidier is None and (config.bounded or config.compact):
-            self._tidier = Ticker(TIDY_INTERVAL, self._tidy_tick)
+        if config.bounded or config.compact or name.startswith("~"):
+            self._begin_to_tidy()
         return Topic(self, name, topic_id, config, logs, custom)
+
+    def _begin_to_tidy(self) -> None:
+        if self.config.upkeep and self._tidier is None:
+            self._tidier = Ticker(TIDY_INTERVAL, self._tidy_tick)
 
     def _write_down(self, name: str, topic_id: str, config: TopicConfig) -> None:
         self._topology.put(TOPIC, name, {"id": topic_id, "created": self.clock(), "config": config.to_json()})
@@ -1100,12 +1104,19 @@ class Store:
         from seglog.upkeep import tidy  # stands above: it looks at groups too
 
         errors: list[Exception] = []
-        for topic in list(self._topics.values()):
+        for topic in [topic for name, topic in list(self._topics.items()) if not name.startswith("~")]:
             try:
                 for warning in tidy(topic, self.path, self.clock, lambda: self._closed):
                     if warning not in self._warnings:
                         self._warnings.append(warning)
             except (ClosedError, TopicNotFound):  # closed or deleted meanwhile: nothing to tidy
+                pass
+            except Exception as error:
+                errors.append(error)
+        for queue in self._queues.opened() if self._queues else ():
+            try:
+                queue.tidy(lambda: self._closed)
+            except (ClosedError, TopicNotFound):
                 pass
             except Exception as error:
                 errors.append(error)
