@@ -26,12 +26,13 @@ DRAWING = """
 7  cli        console      gateways    pytest_plugin
 6  patterns   integrations backends
 5  queue      queues       exchanges    requests    handlers    aio
+5  workers    feeds        marks       pool
 4  groups     upkeep      doctor      table
 3  store      topic        producer    consumer    conditions
 2  membership assignment transactions
 2  positions  topology     waiting     ticker      statistics  start       identity
 2  record     names        config      codecs      clock       protocols   errors    files
-2  queueconfig queuestatistics
+2  queueconfig queuestatistics limits
 ----------------------------------------------------------------------
 1e partitions places     transactions compaction  slots       groups      delivery    reclaim
 1d log

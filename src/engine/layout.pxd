@@ -272,6 +272,9 @@ cdef struct ChunkHeader:
     int64_t due_min
     uint32_t n[8]
     uint32_t failed                     # a sync of it failed: the next one stores all of it again first
+    uint32_t sync_lock                  # who syncs it: his liveness word
+    int64_t stored                      # changes so far, of this boot
+    int64_t synced                      # of those on the disk
 
 
 cdef struct QueueWords:                 # behind the lock and the bell of the first page

@@ -30,7 +30,8 @@ cdef enum:
 def confirm(Delivery queue not None):
     """What transactions settled, and what is on the disk of it, is settled for good. Raises what a sync raises."""
     cdef Log log = queue.settled
-    cdef int64_t stop, start = log.first_offset, at
+    cdef int64_t stop, start = log.first_offset
+    cdef list some
     if platform.load_i64(&log.w.next_offset) <= start:
         return
     if log.fsync == 0:              # never: nothing is promised beyond this boot
@@ -38,32 +39,38 @@ def confirm(Delivery queue not None):
     else:
         log.sync()
         stop = log.w.durable_offset
-    at = start
-    while at < stop:
-        queue.lock()
-        try:
-            at = confirm_some(queue, at, min(stop, at + AT_ONCE))
-        finally:
-            queue.unlock(False)
+    some = []
+    for batch in log.batches(start, stop):
+        for record in batch:
+            some.extend(queue.settlements_in(record.value or b""))
+        if len(some) >= AT_ONCE:
+            confirm_some(queue, some)
+            some = []
+    confirm_some(queue, some)
     if log.fsync != 0:
         queue._sync()
+    platform.failpoint("reclaim.confirmed")
     log.trim(stop)
 
 
-cdef int64_t confirm_some(Delivery queue, int64_t start, int64_t stop) except -1:
+cdef int confirm_some(Delivery queue, list settlements) except -1:
     cdef Level level
     cdef Chunk c
     cdef int64_t i
     cdef uint64_t word
-    for number, offset in queue.settlements(start, stop):
-        level = <Level>queue.levels[number]
-        c = level.chunk(offset // CHUNK_SLOTS, NULL)
-        if c is not None:
-            i = offset % CHUNK_SLOTS
-            word = c.slots[i].word
-            if state_of(word) == DECIDED:
-                level.change(c, i, SETTLED, attempts_of(word), deliveries_of(word), 0, reason_of(word), 0)
-    return stop
+    queue.lock()
+    try:
+        for number, offset in settlements:
+            level = <Level>queue.levels[number]
+            c = level.chunk(offset // CHUNK_SLOTS, NULL)
+            if c is not None:
+                i = offset % CHUNK_SLOTS
+                word = c.slots[i].word
+                if state_of(word) == DECIDED:
+                    level.change(c, i, SETTLED, attempts_of(word), deliveries_of(word), 0, reason_of(word), 0)
+    finally:
+        queue.unlock(False)
+    return 0
 
 
 cdef int64_t floor_of(Level level) except -1:
@@ -142,8 +149,10 @@ cdef int settle_chunks(Delivery queue, Level level, bint keeps) except -1:
                 os.close(os.open(path + ".done", os.O_CREAT | os.O_RDWR, 0o666))
                 if level.log.fsync != 0:
                     sync_directory(level.folder)
+                platform.failpoint("reclaim.done")
                 level.w.n[SETTLED] -= c.h.n[SETTLED]
                 os.unlink(path)
+                platform.failpoint("reclaim.unlinked")
                 changed = True
         if changed:
             queue.q.chunks += 1

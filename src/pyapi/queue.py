@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -282,7 +283,7 @@ class Queue(Delivery):
         self, n: int, size: int, add: Callable[[Transaction], object], tx: Transaction | None, timeout: Any
     ) -> Transaction | None:
         """`add` in a transaction that commits only while there is room for n messages more. None: in `tx`, or dropped."""
-        overflow = self._config.overflow
+        overflow, ahead = self._config.overflow, 0
         deadline = None if timeout is None else time.monotonic() + seconds(timeout, "timeout")
         if self._config.bounded and (n > (self._config.max_length or n) or size > (self._config.max_bytes or size)):
             raise self._is_full(f"{n:,} messages of {size:,} bytes never have room in it")
@@ -290,10 +291,13 @@ class Queue(Delivery):
             own = self._home.transaction() if tx is None else tx
             try:
                 if self._config.bounded:
+                    ahead = 0 if tx is None else sum(tx.ahead(log) for log in self._logs[: self._delayed])
+                    if ahead and n + ahead > (self._config.max_length or n + ahead) and overflow != "drop_new":
+                        raise self._is_full(f"there is never room for the {n + ahead:,} messages of this transaction")
                     if tx is not None:
-                        self._room(n, size)
+                        self._room(n + ahead, size)
                     own.hold(self._settled)
-                    own.require(lambda: self._room(n, size, tx is not None, True))
+                    own.require(partial(self._room, n + ahead, size, told=tx is not None, counts=True))
                     if self._config.max_bytes is not None:
                         own.on_abort(self._recount_bytes)
                 add(own)
@@ -310,7 +314,7 @@ class Queue(Delivery):
                 self._count_dropped(n)
                 return None
             if overflow != "block":
-                self._make_room(n, size)
+                self._make_room(n + ahead, size)
                 continue
             left = -1 if deadline is None else round((deadline - time.monotonic()) * 1e6)
             if (deadline is not None and left <= 0) or not self._wait_for_space(

@@ -2,7 +2,7 @@
 
 The rules, in the order in which they decide who comes next: a higher level first; within a level, by the place a message has had
 since it was sent (or, if it was sent with a delay, since it was due); what is in flight, delayed, expired or dead does not come.
-In a FIFO queue a group waits while one of its messages is in flight, or came back and is not due yet.
+In a FIFO queue one message of a group comes at a time; it waits while another is in flight, or came back and is not due yet.
 
 Attempts grow when a message is handed out, and fall by `release` alone. After `max_attempts` of them it is dead.
 """
@@ -156,8 +156,11 @@ class QueueModel:
 
     def receive(self, most: int, who: object) -> list[Sent]:
         got = self.in_order()
-        if self.fifo and __import__("os").environ.get("EXPLORE"):
-            seen=set(); got=[e for e in got if not (e.group in seen or seen.add(e.group))]
+        if self.fifo:
+            first: dict[bytes | None, Sent] = {}
+            for each in got:
+                first.setdefault(each.group, each)
+            got = list(first.values())
         got = got[:most]
         for each in got:
             each.state, each.holder, each.leased_at = LEASED, who, self.now
