@@ -543,7 +543,7 @@ with seglog.open(sys.argv[1], fsync="never", upkeep=False) as store:
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 @pytest.mark.skipif(os.environ.get("SEGLOG_BUILD") in ("asan", "tsan"), reason="preloads a library of its own")
 def test_t14_a_clock_that_is_set_moves_no_lease(path, tmp_path):
-    """Leases are monotonic: the clock on the wall goes an hour forward and an hour back, and nobody loses his message, or keeps it."""
+    """Leases are monotonic: the clock on the wall goes an hour forward, and back; nobody loses his message, or keeps it."""
     source, library = tmp_path / "shifted.c", tmp_path / "shifted.so"
     source.write_text(SHIFTED_CLOCK)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
