@@ -1104,7 +1104,7 @@ class Store:
         from seglog.upkeep import tidy  # stands above: it looks at groups too
 
         errors: list[Exception] = []
-        for topic in [topic for name, topic in list(self._topics.items()) if not name.startswith("~")]:
+        for topic in list(self._topics.values()):
             try:
                 for warning in tidy(topic, self.path, self.clock, lambda: self._closed):
                     if warning not in self._warnings:
