@@ -7,7 +7,7 @@
 #   make compare    numbers against others         make wheel   wheel and sdist into dist/
 #   make build      recompile what changed         make packaging   install them, on every Python here
 #   make coverage   what the suite reaches         make clean       forget all of it
-#   make chaos, soak, fuzz, groups, pipeline   the long forms of tests/stress and tests/fuzz
+#   make chaos, soak, fuzz, groups, pipeline, queues, traps   the long forms of tests/stress and tests/fuzz
 #   make kills, make power, make damage, make io   the long forms of tests/crash
 #
 # ARGS reaches pytest:  make test ARGS="tests/unit -k hash -x"
@@ -16,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench compare build debug asan tsan stubs wheel packaging coverage chaos soak fuzz groups pipeline kills power damage io clean types
+.PHONY: demo test check bench compare build debug asan tsan stubs wheel packaging coverage chaos soak fuzz groups pipeline queues traps kills power damage io clean types
 
 # The first that runs: a name on PATH may be a pyenv shim for a version that is not there.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -81,6 +81,13 @@ LONG = PYTHONPATH=tests $(BIN)/python -m $(1) --seconds $$(($(MINUTES) * 60)) $(
 pipeline: KILLS = 1000
 pipeline: build
 	PYTHONPATH=tests $(BIN)/python -m stress.pipeline --kills $(KILLS) $(SEEDED) $(ARGS)
+
+queues: KILLS = 1000
+queues: build
+	PYTHONPATH=tests $(BIN)/python -m stress.queues --kills $(KILLS) $(SEEDED) $(ARGS)
+
+traps: build
+	SEGLOG_LONG=1 SEGLOG_SEED=$(SEED) $(BIN)/python -m pytest tests/scenarios tests/unit/face/test_queue_machine.py $(ARGS)
 
 KILLS  ?= 10000
 IMAGES ?= 100000
