@@ -2,9 +2,9 @@
 
     PYTHONPATH=tests python -m stress.queues --kills 1000 --seed S
 
-Workers receive, and ack, nack, release, reject or hold what they have; a feeder sends. All are killed and stopped at any moment. Each notes
-what it is about to do before it does it, and what is done after, in a file that survives it. `judge` holds the histories against
-each other, and against what is left in the queue and among its dead letters:
+Workers receive, and ack, nack, release, reject or hold what they have; a feeder sends. All are killed and stopped at any moment.
+Each notes what it is about to do before it does it, and what is done after, in a file that survives it. `judge` holds the
+histories against each other, and against what is left in the queue and among its dead letters:
 
     lost            sent, and neither acked nor there
     invented        received, and never sent
