@@ -17,12 +17,15 @@ from seglog.clock import Clock, ManualClock
 from seglog.config import StoreConfig, TopicConfig
 from seglog.consumer import Consumer
 from seglog.errors import *  # noqa: F403
+from seglog.exchange import Exchange, ExchangeStatistics, Sent
 from seglog.groups import Group, GroupDescription, MemberDescription, PlaceDescription
 from seglog.producer import Producer
 from seglog.queue import Message, Queue
 from seglog.queueconfig import Backoff, QueueConfig
 from seglog.queuestatistics import QueueStatistics
 from seglog.record import Batch, Column, Loss, Packed, Position, Record, Span
+from seglog.routes import ExchangeConfig
+from seglog.routing import Binding, Destination
 from seglog.statistics import PartitionStatistics, StoreStatistics, TopicStatistics
 from seglog.store import Store, open
 from seglog.topic import Topic
@@ -32,9 +35,14 @@ __version__ = _version("seglog")
 __all__ = [
     "Backoff",
     "Batch",
+    "Binding",
     "Clock",
     "Column",
     "Consumer",
+    "Destination",
+    "Exchange",
+    "ExchangeConfig",
+    "ExchangeStatistics",
     "Group",
     "GroupDescription",
     "Loss",
@@ -50,6 +58,7 @@ __all__ = [
     "QueueConfig",
     "QueueStatistics",
     "Record",
+    "Sent",
     "Span",
     "Store",
     "StoreConfig",

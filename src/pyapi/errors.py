@@ -54,6 +54,8 @@ __all__ = [
     "CorruptSegment",
     "CorruptStore",
     "DirectoryInUse",
+    "ExchangeMismatch",
+    "ExchangeNotFound",
     "Fenced",
     "ForkedHandle",
     "GroupInUse",
@@ -79,6 +81,7 @@ __all__ = [
     "TopicExists",
     "TopicMismatch",
     "TopicNotFound",
+    "Unroutable",
     "UnsupportedFormat",
     "VersionConflict",
 ]
@@ -88,4 +91,19 @@ class GroupInUse(SeglogError):
     """The group has live members, or a live one of that name; `group` and `members` say which.
 
     Nothing was changed. Close them, or wait until their processes end.
+    """
+
+
+class ExchangeNotFound(SeglogError, KeyError):
+    """There is no exchange of that `name`: it was never made, or it was deleted."""
+
+
+class ExchangeMismatch(SeglogError, ValueError):
+    """The exchange exists with other settings: `differences` maps each to (asked, existing). Nothing was changed."""
+
+
+class Unroutable(SeglogError):
+    """No binding matches, nor has the exchange an alternate that leads anywhere; `exchange` and `routing_key` say of what.
+
+    Nothing was written. `send(mandatory=False)` drops such messages, and counts them.
     """
