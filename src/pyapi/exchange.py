@@ -90,6 +90,8 @@ class Exchange:
         self._name = name
         self._config = config
         self.exchange_id = exchange_id
+        self._opened: dict[Destination, Queue | Topic] = {}  # as long as the topology is as it was
+        self._opened_at = -1
         self._sent = self._copies = self._unroutable = self._dropped = 0
 
     # ---- what it is -------------------------------------------------------------------------------
@@ -215,15 +217,8 @@ class Exchange:
         [('audit', 0), ('stock', 0)]
         """
         check_key(routing_key)
-        options = {
-            "priority": priority,
-            "delay": delay,
-            "deliver_at": deliver_at,
-            "ttl": ttl,
-            "group": group,
-            "timeout": timeout,
-        }
-        options = {name: option for name, option in options.items() if option is not None}
+        options = given(priority=priority, delay=delay, deliver_at=deliver_at, ttl=ttl, group=group, timeout=timeout)
+        message = Outgoing(value, key, headers, dedup_id, options)
         while True:
             found = self._route(routing_key, headers)
             if not found:
@@ -236,12 +231,13 @@ class Exchange:
                     value=dedup_id,
                 )
             try:
-                message = Outgoing(value, key, headers, dedup_id, options)
                 sent = self._deliver(found, message, tx)
             except (TopicNotFound, QueueNotFound, ClosedError):
-                # A destination may have been deleted since: with it went its bindings, and there is another route. When the
-                # route is what it was, it is something else, and told.
-                if (tx is not None and not tx.open) or self._route(routing_key, headers) == found:
+                # A destination may have been deleted since: with it went its bindings, and there is another route. Or it was
+                # closed, and is to be opened again. When neither is so, it is something else, and told.
+                known = bool(self._opened)
+                self._opened = {}
+                if (tx is not None and not tx.open) or (self._route(routing_key, headers) == found and not known):
                     raise
                 continue
             with self._routes.lock:
@@ -271,7 +267,15 @@ class Exchange:
         )
 
     def _deliver(self, found: Sequence[Destination], message: Outgoing, tx: Transaction | None) -> list[Sent]:
-        opened = [self._home.opened(to) for to in found]
+        if self._opened_at != self._routes.version:
+            self._opened, self._opened_at = {}, self._routes.version
+        handles = self._opened
+        opened = []
+        for to in found:
+            handle = handles.get(to)
+            if handle is None:
+                handle = handles[to] = self._home.opened(to)
+            opened.append(handle)
         if len(opened) == 1:
             return [Sent(*found[0], message.send(opened[0], tx))]
         own = self._home.transaction() if tx is None else tx
@@ -288,6 +292,11 @@ class Exchange:
         own.commit()
         went = {log: Position(span.partition, span.start) for log, span in own.spans}
         return [Sent(*to, went.get(log_name(to))) for to in found]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those that were passed."""
+    return {name: option for name, option in options.items() if option is not None}
 
 
 class Outgoing(NamedTuple):

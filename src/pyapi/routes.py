@@ -189,6 +189,11 @@ class Routes:
         with self.lock:
             return sorted(self._bound.keys() - self._live.keys())
 
+    @property
+    def version(self) -> int:
+        """Grows with each change of the topology that was taken in."""
+        return self._seen
+
     # ---- follow the topology --------------------------------------------------------------------
 
     def follow(self) -> None:

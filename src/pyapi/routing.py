@@ -190,41 +190,50 @@ class TopicTable:
             node = parent
 
     def match(self, key: str, headers: Mapping[str, Any]) -> Iterable[Destination]:
-        found: set[Destination] = set()
+        way = Way(key)
         now = [self._root]  # who has read exactly the words so far
-        loops: list[Node] = []  # who stands behind a `#`, and can be led on from there by any word to come
-        reached: set[Node] = set()  # every one of those
         if self._root.rest is not None:
-            reach(self._root.rest, found, loops, reached)
-        for word in key.split(".") if key else ():
-            then = []
-            for node in loops:
-                following = node.words.get(word)
-                if following is not None:
-                    then.append(following)
+            way.reach(self._root.rest)
+        for word in way.words:
+            then = [*way.again.get(word, ()), *way.once.pop(word, ())]
             for node in now:
                 following = node.words.get(word)
                 if following is not None:
                     then.append(following)
                 if node.any is not None:
                     then.append(node.any)
-            if not then and not loops:
-                return found
             now = then  # each node has one way in, so none is there twice
             for node in now:
-                if node.rest is not None and node.rest not in reached:
-                    reach(node.rest, found, loops, reached)
+                if node.rest is not None and node.rest not in way.reached:
+                    way.reach(node.rest)
         for node in now:
-            found.update(node.ends.values())
-        return found
+            way.found.update(node.ends.values())
+        return way.found
 
 
-def reach(rest: Node, found: set[Destination], loops: list[Node], reached: set[Node]) -> None:
-    """Come by a `#` for the first time: it matches whatever remains."""
-    reached.add(rest)
-    found.update(rest.ends.values())
-    if rest.words:
-        loops.append(rest)
+class Way:
+    """What was found for one key so far, and what leads on from the `#`s that were reached: by the words to come.
+
+    A word that leads from a `#` only to the next `#` need not be read twice (`once`).
+    """
+
+    __slots__ = ("again", "distinct", "found", "once", "reached", "words")
+
+    def __init__(self, key: str) -> None:
+        self.words = key.split(".") if key else []
+        self.distinct = set(self.words)
+        self.found: set[Destination] = set()
+        self.reached: set[Node] = set()
+        self.again: dict[str, list[Node]] = {}
+        self.once: dict[str, list[Node]] = {}
+
+    def reach(self, rest: Node) -> None:
+        """Come by a `#` for the first time: it matches whatever remains."""
+        self.reached.add(rest)
+        self.found.update(rest.ends.values())
+        for word in rest.words.keys() & self.distinct:
+            node = rest.words[word]
+            (self.again if node.words or node.any or node.ends else self.once).setdefault(word, []).append(node)
 
 
 def words_of(pattern: str) -> list[str]:
