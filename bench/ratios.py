@@ -24,6 +24,7 @@ from collections.abc import Callable
 import committing
 import compacting
 import contestants
+import exchanging
 import growth
 import memory
 import opening
@@ -116,6 +117,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, str], tuple[list[tuple[str, list[
     "transactions": transacting.measure,
     "compaction": compacting.measure,
     "queues": queues.measure,
+    "exchanges": exchanging.measure,
 }
 
 
