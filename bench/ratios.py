@@ -24,6 +24,7 @@ from collections.abc import Callable
 import committing
 import compacting
 import contestants
+import exchanging
 import growth
 import memory
 import opening
@@ -114,6 +115,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, str], tuple[list[tuple[str, list[
     "groups": committing.measure,
     "transactions": transacting.measure,
     "compaction": compacting.measure,
+    "exchanges": exchanging.measure,
 }
 
 

@@ -25,14 +25,14 @@ import pytest
 DRAWING = """
 7  cli        console      gateways
 6  patterns   integrations backends
-5  queue      queues       exchanges    requests    handlers    aio
+5  queue      queues       exchange     exchanges   requests    handlers    aio
 5  workers    feeds        marks       pool
-4  groups     upkeep      doctor      table
+4  groups     upkeep      doctor      table       routes
 3  store      topic        producer    consumer    conditions
 2  membership assignment transactions
 2  positions  topology     waiting     ticker      statistics  start       identity
 2  record     names        config      codecs      clock       protocols   errors    files
-2  queueconfig queuestatistics limits
+2  queueconfig queuestatistics limits   routing
 ----------------------------------------------------------------------
 1e partitions places     transactions compaction  slots       groups      delivery    reclaim
 1d log

@@ -17,6 +17,7 @@ from seglog.clock import Clock, ManualClock
 from seglog.config import StoreConfig, TopicConfig
 from seglog.consumer import Consumer
 from seglog.errors import *  # noqa: F403
+from seglog.exchange import Exchange, ExchangeStatistics, Sent
 from seglog.groups import Group, GroupDescription, MemberDescription, PlaceDescription
 from seglog.handlers import Handler, Reject, Retry
 from seglog.limits import RateLimit
@@ -26,6 +27,8 @@ from seglog.queueconfig import Backoff, QueueConfig
 from seglog.queuestatistics import QueueStatistics
 from seglog.record import Batch, Column, Loss, Packed, Position, Record, Span
 from seglog.requests import Requests, RequestStatistics
+from seglog.routes import ExchangeConfig
+from seglog.routing import Binding, Destination
 from seglog.statistics import PartitionStatistics, StoreStatistics, TopicStatistics
 from seglog.store import Store, open
 from seglog.topic import Topic
@@ -36,9 +39,14 @@ __version__ = _version("seglog")
 __all__ = [
     "Backoff",
     "Batch",
+    "Binding",
     "Clock",
     "Column",
     "Consumer",
+    "Destination",
+    "Exchange",
+    "ExchangeConfig",
+    "ExchangeStatistics",
     "Group",
     "GroupDescription",
     "Handler",
@@ -60,6 +68,7 @@ __all__ = [
     "RequestStatistics",
     "Requests",
     "Retry",
+    "Sent",
     "Span",
     "Store",
     "StoreConfig",

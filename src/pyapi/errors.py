@@ -54,6 +54,8 @@ __all__ = [
     "CorruptSegment",
     "CorruptStore",
     "DirectoryInUse",
+    "ExchangeMismatch",
+    "ExchangeNotFound",
     "Fenced",
     "ForkedHandle",
     "GroupInUse",
@@ -81,6 +83,7 @@ __all__ = [
     "TopicExists",
     "TopicMismatch",
     "TopicNotFound",
+    "Unroutable",
     "UnsupportedFormat",
     "VersionConflict",
 ]
@@ -101,4 +104,19 @@ class ReplyError(SeglogError, RuntimeError):
     """The replier raised an exception: `type`, `text` and `traceback` are its own, as text, and `queue` says where it serves.
 
     The request is settled: it was tried, and is not tried again.
+    """
+
+
+class ExchangeNotFound(SeglogError, KeyError):
+    """There is no exchange of that `name`: it was never made, or it was deleted."""
+
+
+class ExchangeMismatch(SeglogError, ValueError):
+    """The exchange exists with other settings: `differences` maps each to (asked, existing). Nothing was changed."""
+
+
+class Unroutable(SeglogError):
+    """No binding matches, nor has the exchange an alternate that leads anywhere; `exchange` and `routing_key` say of what.
+
+    Nothing was written. `send(mandatory=False)` drops such messages, and counts them.
     """

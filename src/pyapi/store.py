@@ -63,12 +63,15 @@ from seglog.topic import CustomPartitioner, Isolation, Topic, plural
 from seglog.topology import Topology
 
 if TYPE_CHECKING:
+    from seglog.exchange import Exchange
+    from seglog.exchanges import Exchanges
     from seglog.groups import Group
     from seglog.handlers import Dedup, Handler
     from seglog.limits import RateLimit
     from seglog.queue import Queue
     from seglog.queues import Queues
     from seglog.requests import Inbox, Requests
+    from seglog.routing import ExchangeType
     from seglog.workers import Workers, WorkerStatistics
 
 __all__ = ["Store", "open"]
@@ -168,6 +171,7 @@ class Store:
         self._topics: dict[str, Topic] = {}
         self._consumers: set[Consumer | Producer] = set()  # who has places, and is synced and closed with us
         self._queues: Queues | None = None
+        self._exchanges: Exchanges | None = None
         self._ticker: Ticker | None = None
         self._handlers: list[Handler] = []  # in the order in which they were written
         self._workers: weakref.WeakSet[Workers] = weakref.WeakSet()
@@ -317,6 +321,8 @@ class Store:
                     with suppress(SeglogError):  # even if a stopped process holds its lock: the record is written
                         log.delete()
                 self._remove_files(name)
+                if self._topology.names("binding"):
+                    self.all_exchanges().sweep()
 
     # ---- queues -----------------------------------------------------------------------------------
 
@@ -388,6 +394,60 @@ class Store:
             if self._queues is None:
                 self._queues = Queues(self)
             return self._queues
+
+    # ---- exchanges --------------------------------------------------------------------------------
+
+    def exchange(
+        self,
+        name: str,
+        type: ExchangeType | None = None,
+        *,
+        alternate: str | Exchange | None = None,
+        hash_header: str | None = None,
+    ) -> Exchange:
+        """The exchange of that name: opened when it exists, made when it does not and `type` says what it is to be.
+
+        * `type`: "direct" (the key is the pattern), "topic" (patterns of words), "fanout" (all of them), "headers" (by the
+          message's headers) or "hash" (one of them, by the hash of the key). `Exchange.bind` says what a binding is in each.
+        * `alternate`: the exchange, or its name, that gets what no binding matches; it may be made later.
+        * `hash_header`: of a hash exchange, the header whose value is hashed, instead of the key.
+
+        A setting that is left out has its default in a new exchange, and is whatever it is in an existing one; one that differs
+        raises ExchangeMismatch and changes nothing. Cost: making it is an fsync; asking again, a dict lookup. Raises
+        ExchangeNotFound when there is none and no type was said, InvalidName, ConfigError.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     events = store.exchange("events", "topic")
+        ...     try:
+        ...         store.exchange("events", "fanout")
+        ...     except seglog.ExchangeMismatch as error:
+        ...         error.differences, store.exchange("events") is events
+        ({'type': ('fanout', 'topic')}, True)
+        """
+        return self.all_exchanges().exchange(name, {"type": type, "alternate": alternate, "hash_header": hash_header})
+
+    def exchanges(self) -> list[str]:
+        """The names of the exchanges there are, sorted. O(exchanges)."""
+        return self.all_exchanges().names()
+
+    def delete_exchange(self, name: str) -> None:
+        """Delete an exchange and its bindings, in both directions, for every process. Queues and topics keep what they have.
+
+        Final when it returns, whatever dies in between. Raises ExchangeNotFound."""
+        self.all_exchanges().delete(name)
+
+    def all_exchanges(self) -> Exchanges:
+        """For exchanges: the one who makes them."""
+        from seglog.exchanges import Exchanges
+
+        self._check()
+        with self._lock:
+            if self._exchanges is None:
+                self._exchanges = Exchanges(self)
+            return self._exchanges
+
+    # ---- what queues and exchanges ask for ----------------------------------------------------------
 
     def internal_topic(self, name: str, config: TopicConfig) -> Topic:
         """For queues: a topic whose name no user can give; opened, or made."""
@@ -1104,7 +1164,7 @@ class Store:
         from seglog.upkeep import tidy  # stands above: it looks at groups too
 
         errors: list[Exception] = []
-        for topic in [topic for name, topic in list(self._topics.items()) if not name.startswith("~")]:
+        for topic in list(self._topics.values()):
             try:
                 for warning in tidy(topic, self.path, self.clock, lambda: self._closed):
                     if warning not in self._warnings:
@@ -1197,6 +1257,8 @@ def _after_fork_in_child() -> None:
         store._lock = threading.RLock()
         store._topology.after_fork()
         store._transactions.after_fork()
+        if store._exchanges is not None:
+            store._exchanges.routes.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

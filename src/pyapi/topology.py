@@ -15,6 +15,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from typing import Any
 
 from seglog.config import StoreConfig
@@ -70,7 +71,7 @@ class Topology:
         )
         self._seen = self._log.first_offset
         self._things: dict[str, dict[str, Any] | None] = {}  # None: was deleted
-        self._said_at: dict[str, int] = {}  # the offset of each one's last word
+        self._said_at: dict[str, int] = {}  # the offset of each one's last word, in that order
         self._lock = threading.Lock()
         try:
             self.refresh()
@@ -101,6 +102,7 @@ class Topology:
             thing = None if value is None else json.loads(value)
             check_entry(name, thing)
             self._things[name] = thing
+            self._said_at.pop(name, None)
             self._said_at[name] = offset
         except (ValueError, RecursionError) as error:
             raise CorruptStore(
@@ -127,6 +129,11 @@ class Topology:
                 for key, thing in self._things.items()
                 if thing is None and key.startswith(kind + "/")
             )
+
+    def changed(self, since: int) -> list[str]:
+        """The `<kind>/<name>` of what was created, changed or deleted after `version` was `since`, the latest first. O(those)."""
+        with self._lock:
+            return list(takewhile(lambda name: self._said_at[name] >= since, reversed(self._said_at)))
 
     def get(self, kind: str, name: str) -> Mapping[str, Any] | None:
         """What is written down about it; None when there is no such thing."""

@@ -300,6 +300,7 @@ class Workers:
         self._end_loop()
         for feed in self._feeds:
             feed.close()
+        self._news.put(None)  # again: who waits may have been robbed of the first
 
     def _end_loop(self) -> None:
         loop, self._loop = self._loop, None

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import seglog
-from seglog.cli import bench, demo, doctor, groups, read, send, topics, upkeep, verify, worker
+from seglog.cli import bench, demo, doctor, exchanges, groups, read, send, topics, upkeep, verify, worker
 from seglog.cli.exits import Commands
 
 __all__ = ["app"]
@@ -34,8 +34,17 @@ topic.command()(topics.rm)
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at consumer groups, move them, forget them.")
 for command in (groups.ls, groups.describe, groups.lag, groups.explain, groups.reset, groups.evict, groups.rm):
     group.command()(command)
+exchange = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make exchanges, bind to them, see where keys go.")
+exchange.command()(exchanges.ls)
+exchange.command()(exchanges.create)
+exchange.command()(exchanges.describe)
+exchange.command()(exchanges.bind)
+exchange.command()(exchanges.unbind)
+exchange.command()(exchanges.route)
+exchange.command()(exchanges.rm)
 app.add_typer(topic, name="topic")
 app.add_typer(group, name="group")
+app.add_typer(exchange, name="exchange")
 app.command()(read.tail)
 app.command()(verify.verify)
 app.command()(doctor.doctor)

@@ -33,16 +33,20 @@ WILL_NOT_HELP_TO_REPEAT = (
     Refused,
     errors.ConfigError,
     errors.CorruptStore,
+    errors.ExchangeMismatch,
+    errors.ExchangeNotFound,
     errors.GroupInUse,
     errors.GroupNotFound,
     errors.InvalidName,
     errors.NotAStore,
     errors.OffsetOutOfRange,
     errors.PartitionNotFound,
+    errors.QueueNotFound,
     errors.RecordTooLarge,
     errors.TopicExists,
     errors.TopicMismatch,
     errors.TopicNotFound,
+    errors.Unroutable,
 )
 
 
