@@ -157,7 +157,8 @@ def test_ctrl_c_reaches_all_in_the_terminal_and_what_is_in_flight_finishes_all_t
     workers = shop.start()
     shop.wait_for(1)
     os.killpg(workers.pid, signal.SIGINT)
-    assert workers.wait(20) == 0
+    _, errors = workers.communicate(timeout=20)
+    assert (workers.returncode, errors) == (0, "")
     assert shop.wait_for(1, "done") == [b"sleep"]
 
 
