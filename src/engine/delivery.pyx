@@ -619,7 +619,8 @@ cdef class Delivery:
                                 level.change(
                                     c, i, READY, attempts_of(word), deliveries_of(word), 0, 0,
                                     self.ends_at(level, number * CHUNK_SLOTS + i))
-                            elif state == READY or state == WAITING or state == UNTOUCHED:
+                            elif state == READY or state == WAITING or (
+                                    state == UNTOUCHED and number * CHUNK_SLOTS + i >= level.w.cursor):
                                 self.expire(level, c, i)
                         b.due_min = block_min(b, &c.slots[j * BLOCK_SLOTS], False)
                     c.h.due_min = min(c.h.due_min, b.due_min)
