@@ -3,8 +3,8 @@
     python bench/ratios.py exchanges
 
 Lookups are among 10,000 bindings of a topic exchange, for a key that was asked for before ("remembered") and for one that was not
-("cold"); the figures are medians over keys, with the slowest in a hundred beside them. `#` everywhere is what a matcher that tries one way
-after the other takes for ever for.
+("cold"); the figures are medians over keys, with the slowest in a hundred beside them. `#` everywhere is what a matcher that
+tries one way after the other takes for ever for.
 """
 
 from __future__ import annotations
@@ -96,7 +96,10 @@ def measure(args: argparse.Namespace, directory: str) -> tuple[list[tuple[str, l
             for name, took, most in (("cold", cold, 100.0), ("remembered", remembered, 5.0)):
                 figures.append(
                     Figure(
-                        f"{BINDINGS:,} bindings, {what}: {name}", statistics.median(took) * 1e6, "us", at_most=most,
+                        f"{BINDINGS:,} bindings, {what}: {name}",
+                        statistics.median(took) * 1e6,
+                        "us",
+                        at_most=most,
                         note=f"99 % {took[len(took) * 99 // 100] * 1e6:,.1f} us; {hit:,.1f} destinations",
                     )
                 )

@@ -235,13 +235,20 @@ def test_what_nobody_wants_raises_and_nothing_is_written(store, events):
     assert isinstance(caught.value, seglog.SeglogError)
     assert events.send(b"x", routing_key="b", mandatory=False) == []
     events.send(b"x", routing_key="a")
-    assert events.statistics() == seglog.ExchangeStatistics("events", bindings=1, sent=1, copies=1, unroutable=2, dropped=1)
+    assert events.statistics() == seglog.ExchangeStatistics(
+        "events", bindings=1, sent=1, copies=1, unroutable=2, dropped=1
+    )
     assert values(store.topic("audit")) == [b"x"]
 
 
 def test_a_key_is_a_str_of_at_most_255_bytes(store, events):
     events.bind(store.topic("audit"), "#")
-    for key, error in ((b"k", TypeError), (None, TypeError), ("k" * 256, seglog.ConfigError), ("\ud800", seglog.ConfigError)):
+    for key, error in (
+        (b"k", TypeError),
+        (None, TypeError),
+        ("k" * 256, seglog.ConfigError),
+        ("\ud800", seglog.ConfigError),
+    ):
         with pytest.raises(error):
             events.send(b"x", routing_key=key)
         with pytest.raises(error):
@@ -356,7 +363,7 @@ def test_a_hash_exchange_gives_a_message_to_one(store):
     for n in range(40):
         shards.send(b"%d" % n, routing_key=str(n), headers={"customer": b"%d" % (n % 8)})
     found = [values(store.topic(f"shard-{n}")) for n in range(4)]
-    assert sorted(sum(found, []), key=int) == [b"%d" % n for n in range(40)]
+    assert sorted((value for one in found for value in one), key=int) == [b"%d" % n for n in range(40)]
     assert all(len({int(value) % 8 for value in one}) * 5 == len(one) for one in found)
 
 
@@ -472,7 +479,9 @@ def test_a_destination_that_goes_between_the_look_and_the_send_is_passed_over(st
     def late(destination):
         found = opened(destination)
         if destination.name == "there":
-            subprocess.run([sys.executable, "-c", f"import seglog; seglog.open({path!r}).delete_topic('there')"], check=True)
+            subprocess.run(
+                [sys.executable, "-c", f"import seglog; seglog.open({path!r}).delete_topic('there')"], check=True
+            )
         return found
 
     monkeypatch.setattr(home, "opened", late)
@@ -558,7 +567,9 @@ def test_threads_may_bind_and_send_at_once(store, events):
         try:
             for i in range(60):
                 if n < 2:
-                    events.bind(topics[n + 1], f"k.{i % 5}") if i % 2 else events.unbind(topics[n + 1], f"k.{(i - 1) % 5}")
+                    events.bind(topics[n + 1], f"k.{i % 5}") if i % 2 else events.unbind(
+                        topics[n + 1], f"k.{(i - 1) % 5}"
+                    )
                 else:
                     for k in range(20):
                         assert events.send(b"x", routing_key=f"k.{k % 7}")[-1].name in ("to-0", "to-1", "to-2")
