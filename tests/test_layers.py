@@ -26,14 +26,15 @@ DRAWING = """
 7  cli        console      gateways
 6  patterns   integrations backends
 5  queue      queues       exchange     exchanges   requests    handlers    aio
+5  workers    feeds        marks       pool
 4  groups     upkeep      doctor      table       routes
 3  store      topic        producer    consumer    conditions
 2  membership assignment transactions
 2  positions  topology     waiting     ticker      statistics  start       identity
 2  record     names        config      codecs      clock       protocols   errors    files
-2  queueconfig queuestatistics routing
+2  queueconfig queuestatistics limits   routing
 ----------------------------------------------------------------------
-1e partitions places     transactions compaction  slots       groups      delivery
+1e partitions places     transactions compaction  slots       groups      delivery    reclaim
 1d log
 1c tail       recovery   instruments
 1b segment    index        keymap      arrow       pieces

@@ -25,6 +25,7 @@ cdef class Batch:
     cdef readonly int64_t partition
     cdef readonly str topic
     cdef readonly uint32_t epoch
+    cdef object segment             # whose frames they are: for who reads on behind them
 
     cdef int columns(self, int64_t position, Columns *c) noexcept nogil
     cdef Record make(self, const Entry *e)

@@ -48,3 +48,9 @@ cdef class Pass:                    # one way through the log, with what one key
     cdef int finish(self, list run) except -1
     cdef int replace(self, list run, uint64_t inode) except -1
     cdef int mark_clean(self, Piece piece) except -1
+
+
+cdef class Sieve(Pass):             # keeps what a map of bits says
+    cdef bytes held
+    cdef const unsigned char *bits
+    cdef int64_t origin, size       # of the first bit; in bytes

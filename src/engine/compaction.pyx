@@ -508,6 +508,16 @@ cdef class Pass:
         return 0
 
 
+cdef class Sieve(Pass):
+    """Keep what a map of bits says, whatever its key: bit i is that of offset `origin` + i."""
+
+    cdef bint dead(self, const Entry *e, const uint64_t *hashes) noexcept nogil:
+        cdef int64_t i = e.offset - self.origin
+        if e.offset >= self.seen - 1 or i < 0 or i >= self.size * 8:
+            return False
+        return e.offset < self.first or not (self.bits[i >> 3] >> (i & 7)) & 1
+
+
 cdef bint stands(str path, uint64_t inode) except -1:
     """Whether this very file still has that name."""
     try:
@@ -537,25 +547,11 @@ def compact(Log log not None, *, int keep=1, int64_t memory=134217728, int64_t m
     cdef list pieces
     cdef Piece piece
     cdef int64_t now, begin = -1, dirty
-    said = {
-        "passes": 0, "records_removed": 0, "segments_before": 0, "segments_after": 0, "bytes_before": 0, "bytes_after": 0,
-        "finished": False,
-    }
+    said = nothing_yet()
     log.check_state()
     now = log.now()
-    name = os.path.join(log.path, "compact.lock")
     try:
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
-    except OSError as error:
-        raise os_error(-error.errno, "cannot make", name) from error
-    try:
-        try:
-            lock = file_lock(fd, name, 0.0)
-            lock.__enter__()
-        except DirectoryInUse:
-            return None
-        try:
-            clear_strays(log)
+        with alone(log):
             while True:
                 pieces = pieces_of(log, now, min_lag_us)
                 if not pieces:
@@ -577,18 +573,67 @@ def compact(Log log not None, *, int keep=1, int64_t memory=134217728, int64_t m
                 if way.seen >= (<Piece>pieces[-1]).end:
                     break
                 begin = way.seen
-            said["finished"] = True
-        except Halted:
-            pass
-        except OSError as error:
-            if isinstance(error, SeglogError):
-                raise
-            raise os_error(-error.errno, "cannot compact", error.filename or log.path) from error
-        finally:
-            lock.__exit__(None, None, None)
+        said["finished"] = True
+    except DirectoryInUse:
+        return None
+    except Halted:
+        pass
+    return said
+
+
+def sift(Log log not None, list bases not None, bits not None, int64_t origin, *, stop=None):
+    """Write the sealed segments that begin at `bases` anew, without the records whose bit is 0; as `compact`, in all that it promises.
+
+    `bits`: bytes; bit i (the lowest first) is that of offset `origin` + i. What the bits do not cover stays, and so does the last record of all.
+    """
+    cdef Sieve way
+    cdef list pieces
+    cdef Piece piece
+    cdef bytes held = bytes(bits)
+    said = nothing_yet()
+    log.check_state()
+    try:
+        with alone(log):
+            pieces = [piece for piece in pieces_of(log, log.now(), 0) if piece.base in bases]
+            if pieces:
+                log.sync()
+                way = Sieve(log, Keymap(65536, 1), (<Piece>pieces[-1]).end, log.now(), 0, said, stop)
+                way.held, way.bits, way.size, way.origin = held, <const unsigned char *>PyBytes_AS_STRING(held), PyBytes_GET_SIZE(held), origin
+                way.rewrite(pieces)
+                said["passes"] = 1
+        said["finished"] = True
+    except DirectoryInUse:
+        return None
+    except Halted:
+        pass
+    return said
+
+
+cdef dict nothing_yet():
+    return {
+        "passes": 0, "records_removed": 0, "segments_before": 0, "segments_after": 0, "bytes_before": 0, "bytes_after": 0,
+        "finished": False,
+    }
+
+
+@contextlib.contextmanager
+def alone(Log log):
+    """The one process that compacts this partition; DirectoryInUse when another is at it."""
+    name = os.path.join(log.path, "compact.lock")
+    try:
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
+    except OSError as error:
+        raise os_error(-error.errno, "cannot make", name) from error
+    try:
+        with file_lock(fd, name, 0.0):
+            clear_strays(log)
+            yield
+    except OSError as error:
+        if isinstance(error, SeglogError):
+            raise
+        raise os_error(-error.errno, "cannot compact", error.filename or log.path) from error
     finally:
         os.close(fd)
-    return said
 
 
 cdef int clear_strays(Log log) except -1:

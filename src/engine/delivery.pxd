@@ -57,6 +57,7 @@ cdef class Delivery:
     cdef int sweep_leases(self, Level level, int64_t mono, int owner) except -1
     cdef int probe(self) except -1
     cdef int take_in_delayed(self, int64_t wall) except -1
+    cdef int64_t ends_at(self, Level level, int64_t offset) except -1
     cdef int expire(self, Level level, Chunk c, int64_t i) except -1
     cdef bint has_chores(self) noexcept
     cdef int scan(self, Level level, int64_t wall) except -1
@@ -65,6 +66,7 @@ cdef class Delivery:
     cdef int regroup(self) except -1
     cdef int let_next(self, Level level, uint32_t g) except -1
     cdef Message next_in_turn(self, Level level, int64_t mono, int64_t wall)
+    cdef int clean_heads(self) except -1
     cdef bint is_active(self) except -1
     cdef bint something(self) noexcept
     cdef bint nothing_left(self, Level level) noexcept

@@ -262,6 +262,8 @@ cdef class Delivery:
                     self.shared.lock()
                     try:
                         self.rebuild(True)
+                        # In a new boot it is not known whether somebody sent with a dedup_id of late.
+                        q.dedup = self.first.now() if self.first.next_offset else 0
                         w.state = SHARED_READY
                     finally:
                         self.shared.unlock()
@@ -349,6 +351,7 @@ cdef class Delivery:
         if anew:
             self.q.settle_seen = self.settled.first_offset
             self.take_in_settled()
+            self.q.acked = self.q.expired = self.q.dropped = self.q.dead = 0
         platform.store_u32(&self.q.rebuilding, 0)
         return 0
 
@@ -373,15 +376,13 @@ cdef class Delivery:
 
     cdef int take_in_settled(self) except -1:
         """Under the lock: what transactions settled since the last look."""
-        cdef int64_t stop = platform.load_i64(&self.settled.w.next_offset), offset, at, number, start
+        cdef int64_t stop = platform.load_i64(&self.settled.w.next_offset), offset, at, i
         cdef uint32_t head[2]
         cdef const char *data
         cdef bytes value
         cdef Level level
         cdef Chunk c
-        cdef bint room = False
-        start = max(self.q.settle_seen, self.settled.first_offset)
-        for record in self.settled.records(start, stop):
+        for record in self.settled.records(max(self.q.settle_seen, self.settled.first_offset), stop):
             value = record.value or b""
             data = PyBytes_AS_STRING(value)
             for at in range(0, PyBytes_GET_SIZE(value) - 15, 16):
@@ -390,14 +391,44 @@ cdef class Delivery:
                 if head[0] >= <uint32_t>len(self.levels):
                     continue
                 level = <Level>self.levels[head[0]]
-                if offset < level.log.first_offset or offset >= platform.load_i64(&level.log.w.next_offset):
+                if offset < level.log.first_offset or offset >= platform.load_i64(&level.log.w.next_offset) or offset // CHUNK_SLOTS in level.done:
                     continue
-                number = offset // CHUNK_SLOTS
-                c = level.chunk(number, &self.q.chunks)
-                c.grow(offset % CHUNK_SLOTS)
-                if state_of(c.slots[offset % CHUNK_SLOTS].word) < SETTLED:
-                    self.settle(level, c, offset % CHUNK_SLOTS, DECIDED, <int>head[1])
+                c, i = level.chunk(offset // CHUNK_SLOTS, &self.q.chunks), offset % CHUNK_SLOTS
+                c.grow(i)
+                if state_of(c.slots[i].word) < SETTLED:
+                    self.settle(level, c, i, DECIDED, <int>head[1])
+                platform.failpoint("queue.decided")
         self.q.settle_seen = stop
+        return 0
+
+    def settlements_in(self, bytes value not None):
+        """What transactions settled by this record of the log of such: `(level, offset)` of each."""
+        cdef list found = []
+        for at in range(0, len(value) - 15, 16):
+            level, offset = int.from_bytes(value[at:at + 4], "little"), int.from_bytes(value[at + 8:at + 16], "little")
+            if level < len(self.levels):
+                found.append((level, offset))
+        return found
+
+    cdef int clean_heads(self) except -1:
+        """Under the lock: no list of a group begins with a message that was settled meanwhile."""
+        cdef Level level = <Level>self.levels[0]
+        cdef GroupEntry *e
+        cdef int64_t g
+        cdef MessageSlot *s
+        cdef Chunk c
+        for g in range(1, self.groups.h.used + 1):
+            e = &self.groups.entries[g]
+            while e.first >= 0:
+                c = level.chunk(e.first // CHUNK_SLOTS, NULL)
+                if c is None:
+                    break
+                s = &c.slots[e.first % CHUNK_SLOTS]
+                if state_of(s.word) == WAITING:
+                    break
+                if e.first == e.last:
+                    break
+                e.first = s.first
         return 0
 
     cdef int settle(self, Level level, Chunk c, int64_t i, int state, int reason) except -1:
@@ -482,7 +513,7 @@ cdef class Delivery:
                 self.owners[owner_of(word)].leased += 1
                 self.settle(level, c, i, SETTLED, DELIVERY_LIMIT)
         else:
-            level.change(c, i, READY, attempts, deliveries_of(word), 0, 0, 0)
+            level.change(c, i, READY, attempts, deliveries_of(word), 0, 0, self.ends_at(level, c.h.number * CHUNK_SLOTS + i))
             if self.by_bytes:
                 self.q.bytes_out -= self.size_at(level, c.h.number * CHUNK_SLOTS + i)
         return 0
@@ -558,13 +589,26 @@ cdef class Delivery:
                             if state == DELAYED:
                                 if self.by_bytes:
                                     self.q.bytes_out -= self.size_at(level, number * CHUNK_SLOTS + i)
-                                level.change(c, i, READY, attempts_of(word), deliveries_of(word), 0, 0, 0)
+                                level.change(
+                                    c, i, READY, attempts_of(word), deliveries_of(word), 0, 0,
+                                    self.ends_at(level, number * CHUNK_SLOTS + i))
                             elif state == READY or state == WAITING or state == UNTOUCHED:
                                 self.expire(level, c, i)
                         b.due_min = block_min(b, &c.slots[j * BLOCK_SLOTS], False)
                     c.h.due_min = min(c.h.due_min, b.due_min)
             level.w.due_min = min(level.w.due_min, c.h.due_min)
         return 0
+
+    cdef int64_t ends_at(self, Level level, int64_t offset) except -1:
+        """When the message at `offset` expires; 0 when it does not, or lies among the delayed ones."""
+        cdef int64_t until = 0
+        if level.index < self.priorities and offset >= level.log.w.first_offset \
+                and level.back.seek(offset, platform.load_i64(&level.log.w.next_offset)) and level.back.e.offset == offset:
+            if self.ttl_us >= 0:
+                until = level.back.e.timestamp + self.ttl_us
+            if level.back.e.header_size:
+                until = number_attribute(&level.back.e, b"seglog-expires", 14, until)
+        return max(until, 0)
 
     cdef int expire(self, Level level, Chunk c, int64_t i) except -1:
         cdef uint64_t word = c.slots[i].word
@@ -582,6 +626,11 @@ cdef class Delivery:
         cdef Level level
         cdef int64_t active = self.q.active
         self.q.probed = platform.monotonic_us()
+        for level in self.levels:
+            level.log.finish()              # what a process decided and did not live to publish
+        self.settled.finish()
+        if platform.load_i64(&self.settled.w.next_offset) != self.q.settle_seen:
+            self.take_in_settled()
         for slot in range(SLOTS):
             word = self.owners[slot].word
             if self.owners[slot].leased > 0 and word != mine and not self.shared.liveness.is_alive(word):
@@ -662,6 +711,7 @@ cdef class Delivery:
             c.slots[i].first = wall
         m.attempts, m.deliveries = attempts_of(word) + 1, deliveries_of(word) + 1
         level.change(c, i, LEASED, m.attempts, m.deliveries, slot, 0, mono + self.lease_us)
+        platform.failpoint("queue.leased")
         self.owners[slot].leased += 1
         if self.by_bytes:
             self.q.bytes_out += max(e.value_size, 0)
@@ -865,7 +915,7 @@ cdef class Delivery:
     cdef list claim(self, int64_t n):
         """Up to n messages, leased to this process."""
         cdef Level level
-        cdef Batch ahead = None
+        cdef Batch ahead = None, before = None
         cdef int64_t mono, wall, offset, stop
         cdef Message m
         cdef list got = []
@@ -877,18 +927,27 @@ cdef class Delivery:
             # What is to be checked and decoded is so before the lock is taken, as a rule.
             level = <Level>self.levels[0]
             offset, stop = platform.load_i64(&level.w.cursor), platform.load_i64(&level.log.w.next_offset)
-            if offset < stop and level.w.n[READY] == 0 and not level.front.covers(offset) and offset >= level.log.w.first_offset \
-                    and not (level.front.batch is not None and level.front.e.offset <= offset < level.front.batch.next_offset):
-                ahead = level.log.collect(offset, stop, 4096, 1048576)
+            before = level.front.batch
+            if offset < stop and before is not None and offset == before.next_offset and level.w.n[READY] == 0 \
+                    and offset >= level.log.w.first_offset:
+                ahead = level.log.following(before, stop, 4096)
         wall = self.first.now()
         mono = wall if self.virtual else platform.monotonic_us()
         self.lock()
         try:
-            if ahead is not None and not level.front.covers(level.w.cursor) and ahead.first_offset <= level.w.cursor < ahead.next_offset:
-                level.front.batch = ahead
-                level.front.walk = iter(ahead)
-                level.front.walk.advance(&level.front.e)
             self.sweep(mono, wall)
+            chores = self.has_chores()
+        except BaseException:
+            self.unlock(False)
+            raise
+        if chores:
+            # What is due goes where it is to be received from first.
+            self.unlock(False)
+            self._do_chores()
+            self.lock()
+        try:
+            if ahead is not None and level.front.batch is before:
+                level.front.begin(ahead)
             if self.become_owner() and (not self.single or self.is_active()):
                 if self.weighted:
                     while len(got) < n:
@@ -1044,7 +1103,7 @@ cdef class Delivery:
         finally:
             self.unlock(self.freed)
         if self.first.fsync == 2:
-            c.sync()
+            c.sync(self.shared.liveness)
 
     def ack(self, list messages not None, tx=None):
         """All of them are done. One hold of the lock; after LeaseLost none of them was acked. With `tx`, when that commits."""
@@ -1068,10 +1127,11 @@ cdef class Delivery:
         finally:
             self.unlock(self.freed)
         for c in chunks:
-            c.sync()
+            c.sync(self.shared.liveness)
 
     def _give_back(self, list messages not None, list dues, bint counts):
         """They come again: at once, or when they are due (µs since the epoch; 0: at once). `counts`: as an attempt."""
+        cdef Level level
         cdef Message m
         cdef Chunk c
         cdef int64_t i = 0, due
@@ -1090,7 +1150,8 @@ cdef class Delivery:
                 self.owners[owner_of(word)].leased -= 1
                 if self.by_bytes and due == 0:
                     self.q.bytes_out -= max(m.value_size, 0)
-                (<Level>self.levels[m.partition]).change(c, i, DELAYED if due else READY, attempts, m.deliveries, 0, 0, due)
+                level = <Level>self.levels[m.partition]
+                level.change(c, i, DELAYED if due else READY, attempts, m.deliveries, 0, 0, due or self.ends_at(level, m.offset))
         finally:
             self.unlock(True)
 
@@ -1200,6 +1261,7 @@ cdef class Delivery:
         cdef Level level
         self.lock()
         try:
+            self.probe()
             self.sweep(mono, wall)
             for level in self.levels[:self.priorities]:
                 self.scan(level, wall)
@@ -1265,12 +1327,46 @@ cdef class Delivery:
                 rows.append({
                     "untouched": level.untouched(), "ready": level.w.n[READY], "leased": level.w.n[LEASED], "delayed": level.w.n[DELAYED],
                     "doomed": level.w.n[DOOMED], "waiting": level.w.n[WAITING], "cursor": level.w.cursor,
-                    "first_ready": level.lowest(READY, 0)})
+                    "fair": self.grouping == 2})
             said = {"acked": self.q.acked, "expired": self.q.expired, "dropped": self.q.dropped, "dead": self.q.dead, "damaged": self.q.damaged,
                     "consumers": sum([1 for i in range(SLOTS) if self.owners[i].word and self.shared.liveness.is_alive(self.owners[i].word)])}
         finally:
             self.unlock(False)
         return rows, said
+
+    def _note_dedup(self, int64_t now):
+        """Somebody sends with a dedup_id: what was settled is to be known for a while."""
+        platform.store_i64(&self.q.dedup, now)
+
+    def _last_dedup(self):
+        """When somebody did last, in µs since the epoch; 0: nobody."""
+        return platform.load_i64(&self.q.dedup)
+
+    def _revive(self, int level, int64_t start, int64_t stop):
+        """Acked messages of a level, from offset `start` up to `stop`, are ready again; how many."""
+        cdef Level its = <Level>self.levels[level]
+        cdef Chunk c
+        cdef int64_t i, n = 0, offset
+        cdef uint64_t word
+        self.lock()
+        try:
+            for number in list(its.numbers):
+                c = its.chunk(number, NULL)
+                if c is None or c.h.n[SETTLED] + c.h.n[DECIDED] == 0:
+                    continue
+                for i in range(c.h.allocated):
+                    offset = number * CHUNK_SLOTS + i
+                    word = c.slots[i].word
+                    if start <= offset < stop and offset >= its.log.w.first_offset and state_of(word) == SETTLED and reason_of(word) == 0 \
+                            and deliveries_of(word):
+                        c.slots[i].first = 0
+                        its.change(c, i, READY, 0, 0, 0, 0, 0)
+                        if self.by_bytes:
+                            self.q.bytes_out -= self.size_at(its, offset)
+                        n += 1
+        finally:
+            self.unlock(True)
+        return n
 
     def _length_check(self):
         self.check()
@@ -1401,6 +1497,7 @@ cdef class Delivery:
                                     self.settle(level, c, i, SETTLED, MOVED)
                                     n += 1
                     level.w.cursor, level.w.gap, level.w.ahead, level.w.scanned = stop, 0, 0, stop
+                    platform.failpoint("queue.purging")
                     level.log.trim(stop)
             finally:
                 self.settled.shared.unlock()
@@ -1416,7 +1513,7 @@ cdef class Delivery:
         for level in self.levels:
             for c in list(level.chunks.values()):
                 if c.dirty:
-                    c.sync()
+                    c.sync(self.shared.liveness)
 
     def _wait_for_space(self, int64_t deadline):
         """Sleep until somebody received something, at most 50 ms; False when it is past `deadline` (monotonic µs; negative: never)."""

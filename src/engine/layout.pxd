@@ -272,6 +272,9 @@ cdef struct ChunkHeader:
     int64_t due_min
     uint32_t n[8]
     uint32_t failed                     # a sync of it failed: the next one stores all of it again first
+    uint32_t sync_lock                  # who syncs it: his liveness word
+    int64_t stored                      # changes so far, of this boot
+    int64_t synced                      # of those on the disk
 
 
 cdef struct QueueWords:                 # behind the lock and the bell of the first page
@@ -288,6 +291,7 @@ cdef struct QueueWords:                 # behind the lock and the bell of the fi
     int64_t dropped
     int64_t dead
     int64_t bytes_out                   # bounded by bytes: of all that was handed out or settled
+    int64_t dedup                       # us since the epoch: when somebody sent with a dedup_id last; 0: nobody
     int64_t damaged                     # slots whose check was wrong
     int64_t turn                        # weighted levels, fair groups
     uint32_t space_bell                 # senders that wait for room

@@ -46,4 +46,5 @@ cdef class Log(Tail):
     cdef bint set_aside(self, int64_t base, int64_t start, int64_t stop) except -1
     cdef int note(self, object loss) except -1
     cdef list verify_segment(self, list bases, Py_ssize_t n, int64_t limit)
+    cdef Batch following(self, Batch before, int64_t stop, int64_t max_records)
     cdef Batch collect(self, int64_t offset, int64_t stop, int64_t max_records, int64_t max_bytes)

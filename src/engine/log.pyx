@@ -565,7 +565,7 @@ cdef class Log(Tail):
                             continue
                 if count == 0:
                     batch = Batch.__new__(Batch)
-                    batch.mapping, batch.expanded = segment.mapping, expanded
+                    batch.mapping, batch.expanded, batch.segment = segment.mapping, expanded, segment
                     if expanded is not None:
                         batch.blobs, batch.blob_size = PyBytes_AS_STRING(expanded), PyBytes_GET_SIZE(expanded)
                     batch.start = position
@@ -598,6 +598,36 @@ cdef class Log(Tail):
                 return batch
             offset = max(offset, expected)
         return None
+
+    cdef Batch following(self, Batch before, int64_t stop, int64_t max_records):
+        """The batch right behind one, up to `stop`, without looking for it: the frames go on where those end. Else as `collect`."""
+        cdef Segment segment = <Segment>before.segment
+        cdef int64_t position = before.end, expected = before.next_offset, count = 0
+        cdef const FrameHeader *h = NULL
+        cdef Columns c
+        cdef Batch batch
+        if before.expanded is None:
+            while expected < stop and count < max_records:
+                if frame_check(segment.data + position, segment.size - position, segment.salt) != FRAME_OK:
+                    break
+                h = <const FrameHeader *>(segment.data + position)
+                if h.base_offset != expected or h.codec != CODEC_NONE or next_offset_of(h) > stop or body_check(h) != FRAME_OK \
+                        or columns_parse(h, NULL, 0, &c) != FRAME_OK:
+                    break
+                count += h.count
+                position += frame_length(h)
+                expected = next_offset_of(h)
+        if count == 0:
+            return self.collect(before.next_offset, stop, max_records, 1048576)
+        h = <const FrameHeader *>(segment.data + before.end)
+        batch = Batch.__new__(Batch)
+        batch.mapping, batch.segment = segment.mapping, segment
+        batch.start, batch.end, batch.count = before.end, position, count
+        batch.partition, batch.topic, batch.epoch = self.partition, self.topic, h.epoch
+        columns_parse(h, NULL, 0, &c)
+        batch.first_offset = h.base_offset + (c.deltas[0] if c.deltas != NULL else 0)
+        batch.next_offset = expected
+        return batch
 
     cdef bint sealed_beyond(self, int64_t base, int64_t offset) except -1:
         """Whether the segment at `base` was sealed with an end behind `offset`: then no segment of the log starts there."""

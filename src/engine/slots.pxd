@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from seglog.engine.batch cimport Batch, Walk
 from seglog.engine.frame cimport Entry
 from seglog.engine.layout cimport Block, ChunkHeader, LevelWords, MessageSlot
+from seglog.engine.liveness cimport Liveness
 from seglog.engine.log cimport Log
 from seglog.engine.mapping cimport Mapping
 
@@ -61,7 +62,8 @@ cdef class Chunk:
     cdef bint dirty                 # this process stored since its last sync
 
     cdef int grow(self, int64_t i) except -1
-    cdef int sync(self) except -1
+    cdef int sync(self, Liveness liveness) except -1
+    cdef int sync_now(self) except -1
 
 
 cdef class Reader:                  # a place in a log, going forward
@@ -70,6 +72,7 @@ cdef class Reader:                  # a place in a log, going forward
     cdef Walk walk
     cdef Entry e                    # the current record, when `batch` is one
 
+    cdef int begin(self, Batch batch) except -1
     cdef int seek(self, int64_t offset, int64_t stop) except -1
     cdef bint covers(self, int64_t offset) noexcept
 
@@ -81,6 +84,8 @@ cdef class Level:
     cdef str folder
     cdef dict chunks                # number -> Chunk
     cdef list numbers               # of those there are, sorted
+    cdef set done                   # chunks that are all settled: an empty file says so
+    cdef dict sifted, sifted_live   # segments that were written anew: base -> end, and -> what of it lived
     cdef int64_t seen               # which list of chunks that is
     cdef Chunk near                 # the last one used
     cdef Reader front, back         # at the cursor, and anywhere

@@ -1,7 +1,8 @@
 # cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True
 """Slots: what became of each message of one level of a queue, 32 bytes each, in chunks of 65,536 that all processes map.
 
-    queue/<level>-<number>    a chunk: header, 1,024 blocks, slots; the slot of an offset is at offset - number x 65,536
+    queue/<level>-<number>         a chunk: header, 1,024 blocks, slots; the slot of an offset is at offset - number x 65,536
+    queue/<level>-<number>.done    all of them are settled (`reclaim`)
 
 The slot's word is the truth: one aligned store says all of it, so whoever is killed in between leaves the old or the new. Everything else,
 counts by state and the earliest times of blocks, chunks and levels, follows from the words, and is counted again after a holder of the lock
@@ -16,17 +17,19 @@ import bisect
 import errno
 import os
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from seglog.engine cimport platform
-from seglog.engine.batch cimport Batch
+from seglog.engine.batch cimport Batch, Walk
 from seglog.engine.checksum cimport xxh3_64
 from seglog.engine.frame cimport FRAME_OK, frame_check
 from seglog.engine.layout cimport (
     BLOCK_SLOTS, CHUNK_BLOCKS, CHUNK_BYTES, CHUNK_FIRST, CHUNK_GROWS, CHUNK_HEADER, CHUNK_MAGIC, CHUNK_SLOTS, CHUNK_VERSION, Block, ChunkHeader,
     LevelWords, MessageSlot,
 )
+from seglog.engine.liveness cimport Liveness
 from seglog.engine.log cimport Log
 from seglog.engine.mapping cimport map_fd
 from seglog.engine.segment cimport open_file
@@ -79,17 +82,43 @@ cdef class Chunk:
         platform.store_i64(&self.h.allocated, wanted)
         return 0
 
-    cdef int sync(self) except -1:
-        """Returns when what was stored before is on the disk."""
+    cdef int sync(self, Liveness liveness) except -1:
+        """Returns when all that was stored before is on the disk. One fdatasync serves all who wait, in whatever process."""
+        cdef int64_t wanted = platform.load_i64(&self.h.stored)
+        cdef uint32_t holder, me = liveness.my_word()
+        while platform.load_i64(&self.h.synced) < wanted:
+            if platform.cas_u32(&self.h.sync_lock, 0, me):
+                try:
+                    self.sync_now()
+                finally:
+                    platform.exchange_u32(&self.h.sync_lock, 0)
+                    platform.wake_u32(&self.h.sync_lock, 0x7FFFFFFF)
+                continue
+            holder = platform.load_u32(&self.h.sync_lock)
+            if holder and not liveness.is_alive(holder):
+                platform.cas_u32(&self.h.sync_lock, holder, 0)
+            elif holder:
+                with nogil:
+                    platform.wait_u32(&self.h.sync_lock, holder, 5000)
+                PyErr_CheckSignals()
+        return 0
+
+    cdef int sync_now(self) except -1:
         cdef int rc, fd
-        cdef int64_t i
-        fd = open_file(self.path, os.O_RDWR)
+        cdef int64_t i, stored
+        try:
+            fd = open_file(self.path, os.O_RDWR)
+        except FileNotFoundError:           # all of it is settled, and that is on the disk (`reclaim`)
+            self.dirty = False
+            platform.store_i64(&self.h.synced, self.h.stored)
+            return 0
         try:
             if platform.load_u32(&self.h.failed):
                 # The kernel may call pages clean that are not on the disk: make them dirty again.
                 for i in range(0, self.h.allocated, 128):
                     platform.store_i64(<int64_t *>&self.slots[i].first, platform.load_i64(<int64_t *>&self.slots[i].first))
             self.dirty = False
+            stored = platform.load_i64(&self.h.stored)
             with nogil:
                 rc = platform.datasync(fd)
             platform.store_u32(&self.h.failed, rc != 0)
@@ -98,6 +127,7 @@ cdef class Chunk:
         if rc:
             self.dirty = True
             raise os_error(rc, "cannot sync the delivery state in", self.path)
+        platform.store_i64(&self.h.synced, stored)
         return 0
 
 
@@ -120,19 +150,31 @@ cdef class Reader:
     cdef bint covers(self, int64_t offset) noexcept:
         return self.batch is not None and self.e.offset <= offset < self.batch.next_offset
 
+    cdef int begin(self, Batch batch) except -1:
+        """At the first record of a batch."""
+        cdef Walk walk = Walk.__new__(Walk)
+        walk.batch, walk.position, walk.left = batch, batch.start, batch.count
+        walk.c.count = walk.i = 0
+        self.batch, self.walk = batch, walk
+        walk.advance(&self.e)
+        return 0
+
     cdef int seek(self, int64_t offset, int64_t stop) except -1:
         """1, and `e` is the first record at or behind `offset`; 0 when there is none below `stop`."""
         cdef int tries
+        cdef Batch batch
         for tries in range(2):
             if self.batch is None or offset >= self.batch.next_offset or offset < self.e.offset:
                 # Backwards, or to one that this run jumps over: `e` is behind it then, and asked for only when a gap lies between.
                 if offset >= stop:
                     return 0
-                self.batch = self.log.collect(offset, stop, AHEAD, 1 << 20)
-                if self.batch is None:
+                if self.batch is not None and offset == self.batch.next_offset:
+                    batch = self.log.following(self.batch, stop, AHEAD)
+                else:
+                    batch = self.log.collect(offset, stop, AHEAD, 1 << 20)
+                if batch is None:
                     return 0
-                self.walk = iter(self.batch)
-                self.walk.advance(&self.e)
+                self.begin(batch)
             while self.e.offset < offset:
                 if not self.walk.advance(&self.e):
                     break
@@ -146,7 +188,8 @@ cdef class Level:
 
     def __cinit__(self, Log log, int index, str folder):
         self.log, self.index, self.folder = log, index, folder
-        self.chunks, self.numbers, self.seen = {}, [], -1
+        self.chunks, self.numbers, self.done, self.seen = {}, [], set(), -1
+        self.sifted, self.sifted_live = {}, {}
         self.front, self.back = Reader(log), Reader(log)
 
     # ---- chunks ------------------------------------------------------------------------------------------------
@@ -157,8 +200,9 @@ cdef class Level:
         if version == self.seen:
             return 0
         begin = f"{self.index}-"
-        self.numbers = sorted(
-            [int(name[len(begin):]) for name in os.listdir(self.folder) if name.startswith(begin) and name[len(begin):].isdigit()])
+        names = [name[len(begin):] for name in os.listdir(self.folder) if name.startswith(begin)]
+        self.done = {int(name[:-5]) for name in names if name.endswith(".done") and name[:-5].isdigit()}
+        self.numbers = sorted([int(name) for name in names if name.isdigit() and int(name) not in self.done])
         for number in list(self.chunks):
             if number not in self.numbers:
                 del self.chunks[number]
@@ -233,7 +277,9 @@ cdef class Level:
             raise
         finally:
             os.close(fd)
+        platform.failpoint("chunk.made")
         os.rename(new, path)
+        platform.failpoint("chunk.named")
         if self.log.fsync != FSYNC_NEVER:
             sync_directory(self.folder)
         return c
@@ -249,6 +295,7 @@ cdef class Level:
         s.when = when
         platform.store_i64(<int64_t *>&s.word, <int64_t>word_of(state, attempts, deliveries, owner, reason, offset))
         c.dirty = True
+        platform.failpoint("slot.stored")
         if old != UNTOUCHED:
             b.n[old] -= 1
             c.h.n[old] -= 1
@@ -256,6 +303,7 @@ cdef class Level:
         b.n[state] += 1
         c.h.n[state] += 1
         self.w.n[state] += 1
+        platform.store_i64(&c.h.stored, c.h.stored + 1)
         if state == LEASED:
             b.lease_min = min(b.lease_min, when)
             c.h.lease_min = min(c.h.lease_min, when)
@@ -312,12 +360,16 @@ cdef class Level:
                 continue
             if anew:
                 i = self.last_touched(c)
+                c.h.sync_lock = 0
+                c.h.stored, c.h.synced = 1, 0
                 if not 0 <= c.h.allocated <= CHUNK_SLOTS:
                     c.h.allocated = 0
                 if i >= 0:
                     c.grow(i)           # how far it grew may not have reached the disk
                     self.give_back_all(c, damaged)
                     highest = number * CHUNK_SLOTS + i
+        for number in self.done:
+            highest = max(highest, (number + 1) * CHUNK_SLOTS - 1)
         if anew:
             # Below the highest one that was handed out, all that says nothing is ready.
             first = self.log.first_offset
@@ -401,6 +453,9 @@ cdef class Level:
         cdef int64_t offset = start, number, i, version = 0
         while offset < stop:
             number, i = offset // CHUNK_SLOTS, offset % CHUNK_SLOTS
+            if number in self.done:
+                offset = (number + 1) * CHUNK_SLOTS
+                continue
             c = self.chunk(number, &version)
             c.grow(min(stop - number * CHUNK_SLOTS, <int64_t>CHUNK_SLOTS) - 1)
             while i < CHUNK_SLOTS and offset < stop:

@@ -19,16 +19,20 @@ from seglog.consumer import Consumer
 from seglog.errors import *  # noqa: F403
 from seglog.exchange import Exchange, ExchangeStatistics, Sent
 from seglog.groups import Group, GroupDescription, MemberDescription, PlaceDescription
+from seglog.handlers import Handler, Reject, Retry
+from seglog.limits import RateLimit
 from seglog.producer import Producer
 from seglog.queue import Message, Queue
 from seglog.queueconfig import Backoff, QueueConfig
 from seglog.queuestatistics import QueueStatistics
 from seglog.record import Batch, Column, Loss, Packed, Position, Record, Span
+from seglog.requests import Requests, RequestStatistics
 from seglog.routes import ExchangeConfig
 from seglog.routing import Binding, Destination
 from seglog.statistics import PartitionStatistics, StoreStatistics, TopicStatistics
 from seglog.store import Store, open
 from seglog.topic import Topic
+from seglog.workers import Workers, WorkerStatistics
 
 __version__ = _version("seglog")
 
@@ -45,6 +49,7 @@ __all__ = [
     "ExchangeStatistics",
     "Group",
     "GroupDescription",
+    "Handler",
     "Loss",
     "ManualClock",
     "MemberDescription",
@@ -57,7 +62,12 @@ __all__ = [
     "Queue",
     "QueueConfig",
     "QueueStatistics",
+    "RateLimit",
     "Record",
+    "Reject",
+    "RequestStatistics",
+    "Requests",
+    "Retry",
     "Sent",
     "Span",
     "Store",
@@ -66,6 +76,8 @@ __all__ = [
     "Topic",
     "TopicConfig",
     "TopicStatistics",
+    "WorkerStatistics",
+    "Workers",
     "__version__",
     "open",
 ]

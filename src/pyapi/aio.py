@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -276,6 +277,16 @@ class AsyncStore:
     async def delete_topic(self, name: str) -> None:
         """`Store.delete_topic`, awaited."""
         await asyncio.to_thread(self.sync_store.delete_topic, name)
+
+    async def request(
+        self, name: str, value: Any, key: Any = None, *, headers: Any = None, timeout: float | timedelta = 30.0
+    ) -> bytes:
+        """`Store.request`, awaited; any number at once."""
+
+        def submit() -> Future[bytes]:
+            return self.sync_store.requests(name).submit(value, key, headers=headers, timeout=timeout)
+
+        return await asyncio.wrap_future(await asyncio.to_thread(submit))
 
     async def sync(self) -> None:
         """`Store.sync`, awaited: one fdatasync per partition that has something new."""

@@ -74,6 +74,8 @@ __all__ = [
     "QueueNotFound",
     "ReadOnlyStore",
     "RecordTooLarge",
+    "ReplyError",
+    "RequestTimeout",
     "SeglogError",
     "StoreFull",
     "StoreIOError",
@@ -91,6 +93,17 @@ class GroupInUse(SeglogError):
     """The group has live members, or a live one of that name; `group` and `members` say which.
 
     Nothing was changed. Close them, or wait until their processes end.
+    """
+
+
+class RequestTimeout(Timeout):
+    """No reply came in time: `queue`, `timeout` (s). The request expired with it; a later reply is dropped, and counted."""
+
+
+class ReplyError(SeglogError, RuntimeError):
+    """The replier raised an exception: `type`, `text` and `traceback` are its own, as text, and `queue` says where it serves.
+
+    The request is settled: it was tried, and is not tried again.
     """
 
 

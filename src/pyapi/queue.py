@@ -18,18 +18,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from seglog.clock import Clock, micros, seconds
 from seglog.conditions import DEDUP_AT, DEDUP_ID, bytes_of
 from seglog.engine.delivery import REASONS, Delivery, Message
+from seglog.engine.reclaim import confirm, reclaim
 from seglog.engine.transactions import Transaction
 from seglog.errors import ConfigError, LeaseLost, QueueFull
 from seglog.queueconfig import QueueConfig
 from seglog.queuestatistics import QueueStatistics, statistics_of
 from seglog.record import Position, Span
-from seglog.start import natural
+from seglog.start import Start, end_of, natural, start_of
 
 if TYPE_CHECKING:
     from seglog.topic import Topic
@@ -87,6 +89,7 @@ class Queue(Delivery):
         self._config = config
         self.topic = topic
         self._delayed = config.priorities
+        self._reclaimed = 0, 0.0
         *logs, self._settled = topic.current()
         self._logs = logs
         self._attach(
@@ -206,6 +209,7 @@ class Queue(Delivery):
                 for log in self._logs:
                     own.hold(log)
                 own.require(lambda: self._is_new(own_headers[DEDUP_ID]))
+                self._note_dedup(self._home.clock())
 
         try:
             done = self._admit(1, 0 if value is None else len(value), add, tx, timeout)
@@ -264,6 +268,10 @@ class Queue(Delivery):
                 return Position(log.partition, offset)
         return None
 
+    def _dedups(self, now: int) -> bool:
+        """Whether an id may still have to be known."""
+        return self._last_dedup() > now - round(self._config.dedup_window * 1e6)
+
     def _is_new(self, dedup_id: bytes) -> None:
         found = self._repeated(dedup_id)
         if found is not None:
@@ -275,7 +283,7 @@ class Queue(Delivery):
         self, n: int, size: int, add: Callable[[Transaction], object], tx: Transaction | None, timeout: Any
     ) -> Transaction | None:
         """`add` in a transaction that commits only while there is room for n messages more. None: in `tx`, or dropped."""
-        overflow = self._config.overflow
+        overflow, ahead = self._config.overflow, 0
         deadline = None if timeout is None else time.monotonic() + seconds(timeout, "timeout")
         if self._config.bounded and (n > (self._config.max_length or n) or size > (self._config.max_bytes or size)):
             raise self._is_full(f"{n:,} messages of {size:,} bytes never have room in it")
@@ -283,10 +291,13 @@ class Queue(Delivery):
             own = self._home.transaction() if tx is None else tx
             try:
                 if self._config.bounded:
+                    ahead = 0 if tx is None else sum(tx.ahead(log) for log in self._logs[: self._delayed])
+                    if ahead and n + ahead > (self._config.max_length or n + ahead) and overflow != "drop_new":
+                        raise self._is_full(f"there is never room for the {n + ahead:,} messages of this transaction")
                     if tx is not None:
-                        self._room(n, size)
+                        self._room(n + ahead, size)
                     own.hold(self._settled)
-                    own.require(lambda: self._room(n, size, tx is not None, True))
+                    own.require(partial(self._room, n + ahead, size, told=tx is not None, counts=True))
                     if self._config.max_bytes is not None:
                         own.on_abort(self._recount_bytes)
                 add(own)
@@ -303,7 +314,7 @@ class Queue(Delivery):
                 self._count_dropped(n)
                 return None
             if overflow != "block":
-                self._make_room(n, size)
+                self._make_room(n + ahead, size)
                 continue
             left = -1 if deadline is None else round((deadline - time.monotonic()) * 1e6)
             if (deadline is not None and left <= 0) or not self._wait_for_space(
@@ -588,9 +599,46 @@ class Queue(Delivery):
         self._sync()
 
     def upkeep(self) -> None:
-        """What `receive` does too, for queues that nobody receives from: delays, expiry, dead letters; and space is given back."""
+        """What `receive` does too, for queues that nobody receives from: delays, expiry, dead letters."""
         if self._sweep():
             self._do_chores()
+
+    def tidy(self, stop: Callable[[], bool]) -> None:
+        """For the store's upkeep, every second: `upkeep`, and `reclaim` when something was settled since, or a minute is over."""
+        self.upkeep()
+        _, said = self._counts()
+        settled = sum(said[which] for which in ("acked", "expired", "dropped", "dead")) + self._settled.next_offset
+        if settled != self._reclaimed[0] or time.monotonic() - self._reclaimed[1] > 60:
+            self._reclaimed = settled, time.monotonic()
+            self.reclaim(stop)
+
+    def reclaim(self, stop: Callable[[], bool] | None = None) -> int:
+        """Give the space of settled messages back, also behind one that is not; how many bytes of segment files that were.
+
+        Whole segments only: those in which nothing waits, and those in which less than half does, which are written anew. What
+        `keep_acked` and `dedup_window` keep stays. Upkeep does it by itself. Cost: a look at the states, and what is written anew.
+        """
+        confirm(self)
+        now = self._home.clock()
+        keep = self._config.keep_acked
+        younger = max(keep or 0.0, self._config.dedup_window if self._dedups(now) else 0.0)
+        return reclaim(self, now - round(younger * 1e6) if younger else 1 << 62, keep is not None, stop)
+
+    def replay(self, start: Start = "earliest", stop: Start = "latest") -> int:
+        """Where `keep_acked` kept them, messages that were acked become ready again, as if they were new; how many. `start` and
+        `stop`: an aware datetime, or "earliest" and "latest", by when they were sent; dead letters stay dead.
+        """
+        if self._config.keep_acked is None:
+            raise ConfigError(
+                f"queue {self._name} keeps no acked messages: it was made without keep_acked. Nothing was changed.",
+                setting="keep_acked",
+                value=None,
+            )
+        again = 0
+        for level in range(self._config.priorities):
+            log = self._logs[level]
+            again += self._revive(level, start_of(start, log), end_of(stop, log))
+        return again
 
     def close(self) -> None:
         """Let go of it: what this process still holds comes back when its leases end. The store closes what it opened."""

@@ -18,7 +18,7 @@ class QueueStatistics:
     ready: int  # can be received now
     in_flight: int  # received, and not settled yet
     delayed: int  # not before some time
-    blocked: int  # FIFO and fair queues: behind others of their group
+    blocked: int  # FIFO queues: behind others of their group
     dead: int  # to be moved to the dead letters; usually 0
     acked: int
     expired: int
@@ -46,14 +46,14 @@ def statistics_of(
     *levels, late = rows
     return QueueStatistics(
         name=name,
-        ready=sum(row["untouched"] + row["ready"] for row in levels),
+        ready=sum(row["untouched"] + row["ready"] + row["waiting"] * row["fair"] for row in levels),
         in_flight=sum(row["leased"] for row in levels),
         delayed=sum(row["delayed"] for row in levels)
         + late["untouched"]
         + late["ready"]
         + late["leased"]
         + late["delayed"],
-        blocked=sum(row["waiting"] for row in levels),
+        blocked=sum(row["waiting"] * (not row["fair"]) for row in levels),
         dead=sum(row["doomed"] for row in levels),
         acked=said["acked"],
         expired=said["expired"],

@@ -66,13 +66,18 @@ if TYPE_CHECKING:
     from seglog.exchange import Exchange
     from seglog.exchanges import Exchanges
     from seglog.groups import Group
+    from seglog.handlers import Dedup, Handler
+    from seglog.limits import RateLimit
     from seglog.queue import Queue
     from seglog.queues import Queues
+    from seglog.requests import Inbox, Requests
     from seglog.routing import ExchangeType
+    from seglog.workers import Workers, WorkerStatistics
 
 __all__ = ["Store", "open"]
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 TOPIC = "topic"  # the kind, in the topology
 TIDY_INTERVAL = 1.0  # seconds from one look at what retention and compaction may take to the next
@@ -168,6 +173,9 @@ class Store:
         self._queues: Queues | None = None
         self._exchanges: Exchanges | None = None
         self._ticker: Ticker | None = None
+        self._handlers: list[Handler] = []  # in the order in which they were written
+        self._workers: weakref.WeakSet[Workers] = weakref.WeakSet()
+        self._inbox: Inbox | None = None
         self._tidier: Ticker | None = None  # a thread of its own: compacting takes long, and a sync must not wait for it
         self._warnings: deque[str] = deque(maxlen=WARNINGS_KEPT)
         refuse_network(directory, config.allow_network)
@@ -616,6 +624,152 @@ class Store:
             self._check()
         return self._transactions.begin()
 
+    # ---- handlers and requests ----------------------------------------------------------------------
+
+    def handler(
+        self,
+        source: Any,
+        *,
+        concurrency: int = 1,
+        group: str | None = None,
+        dedup: Dedup | None = None,
+        rate_limit: float | RateLimit | None = None,
+        prefetch: int | None = None,
+    ) -> Callable[[F], F]:
+        """A decorator: the function is called with each message of a queue, or, with `group=`, each record of a topic. The name may
+        be that of one which is made, with defaults, when the workers begin. What is done when it raises, see `seglog.handlers`.
+
+        * `concurrency`: how many messages are in work at once in each process: threads, or tasks for an async function. For a
+          topic: how many members of the group, so more than partitions are idle.
+        * `dedup="message_id"`, or a function of a message that returns bytes: a message whose id was done in the last 7 days is
+          acked without a call; the mark is made in the transaction of the ack.
+        * `rate_limit`: at most so many a second in this process; or a `RateLimit`, to be shared with others.
+        * `prefetch`: how many messages are taken at once; 1, the default, takes no more than there are free workers.
+
+        A function with a parameter `tx` gets a transaction, for what it sends. Nothing is called before `run` or `workers`. Raises
+        ConfigError, also when the source has a handler already.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     @store.handler("jobs", concurrency=4)
+        ...     def work(message):
+        ...         print(message.value)
+        ...     _ = store.queue("jobs").send(b"one")
+        ...     store.run(timeout=0.1).done
+        b'one'
+        1
+        """
+        from seglog.handlers import handler_of
+
+        def register(function: F) -> F:
+            self._register(
+                handler_of(
+                    function,
+                    source,
+                    concurrency=concurrency,
+                    group=group,
+                    dedup=dedup,
+                    rate_limit=rate_limit,
+                    prefetch=prefetch,
+                )
+            )
+            return function
+
+        return register
+
+    def replier(self, name: str, *, concurrency: int = 1) -> Callable[[F], F]:
+        """A decorator: the function is called with each request that comes through queue `name`, and returns the reply, bytes.
+
+        It gets the message: `value`, `headers`, `attempts`. What it raises reaches the caller as ReplyError, and settles the
+        request; `seglog.Retry` has it tried again, within its timeout. Sync or async. Works with the handlers: see `run`.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     @store.replier("add")
+        ...     def add(message):
+        ...         return b"%d" % sum(map(int, message.value.split()))
+        ...     with store.workers():
+        ...         store.request("add", b"1 2 3")
+        b'6'
+        """
+        from seglog.handlers import handler_of
+        from seglog.requests import replying
+
+        def register(function: F) -> F:
+            self._register(handler_of(replying(self, function), name, concurrency=concurrency))
+            return function
+
+        return register
+
+    def _register(self, handler: Handler) -> None:
+        with self._lock:
+            if any(handler.name == other.name for other in self._handlers):
+                raise ConfigError(
+                    f"{handler.name} has a handler already: of two functions each would get some of the messages. For more at once "
+                    "say concurrency=.",
+                    setting="source",
+                    value=handler.name,
+                )
+            self._handlers.append(handler)
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """What `handler` and `replier` registered."""
+        return tuple(self._handlers)
+
+    def workers(self, *, workers: int | None = None, grace: float | timedelta = 30.0) -> Workers:
+        """The handlers at work while a `with` block runs: `run`, for programs that have something else to do."""
+        from seglog.workers import Workers
+
+        self._check()
+        made = Workers(self, self._handlers, workers=workers, grace=grace)
+        self._workers.add(made)
+        return made
+
+    def run(
+        self,
+        *,
+        workers: int | None = None,
+        grace: float | timedelta = 30.0,
+        timeout: float | timedelta | None = None,
+    ) -> WorkerStatistics:
+        """Call the handlers until SIGTERM or Ctrl-C says stop, or until for `timeout` seconds no message came; returns what was
+        done.
+
+        When told to stop, what is in work has `grace` seconds to finish, and then goes back to its queue, with no attempt
+        counted; a second signal ends the grace. `workers` replaces the `concurrency` of each handler. One process: for several,
+        that are replaced when they die and become more when there is more to do, `seglog worker module:store`.
+
+        Raises ConfigError when there is no handler, and what the store raises; never what a handler does.
+        """
+        return self.workers(workers=workers, grace=grace).run(timeout)
+
+    def request(
+        self,
+        name: str,
+        value: Any,
+        key: Any = None,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        timeout: float | timedelta = 30.0,
+    ) -> bytes:
+        """Ask through queue `name`, and return the reply of one of its repliers, in whatever process. See `replier`.
+
+        Cost: two sends, an ack, and the wake-ups of two threads. Raises RequestTimeout when no reply came in time, when nobody
+        will begin to work on it any more; and ReplyError with what the replier raised. For many at once: `requests`, or threads.
+        """
+        return self.requests(name).request(value, key, headers=headers, timeout=timeout)
+
+    def requests(self, name: str) -> Requests:
+        """Requests through queue `name` that do not wait for one another: see `Requests`."""
+        from seglog.requests import Inbox, Requests
+
+        self._check()
+        with self._lock:
+            if self._inbox is None:
+                self._inbox = Inbox(self)
+        return Requests(self, self._inbox, name)
+
     # ---- care -------------------------------------------------------------------------------------
 
     def sync(self) -> None:
@@ -682,6 +836,10 @@ class Store:
         closing: list[Callable[[], None]] = []
         errors: list[Exception] = []
         if not self._closed:
+            for workers in list(self._workers):
+                workers.stop()
+            if self._inbox is not None:
+                self._inbox.close()
             for consumer in list(self._consumers):  # while the store is open: their on_revoke may commit
                 try:
                     consumer.close()
@@ -858,9 +1016,13 @@ class Store:
 
     def _made_of(self, name: str, topic_id: str, config: TopicConfig, logs: tuple[Log, ...]) -> Topic:
         custom = CustomPartitioner(name) if config.partitioner == "custom" else None
-        if self.config.upkeep and self._tidier is None and (config.bounded or config.compact):
-            self._tidier = Ticker(TIDY_INTERVAL, self._tidy_tick)
+        if config.bounded or config.compact or name.startswith("~"):
+            self._begin_to_tidy()
         return Topic(self, name, topic_id, config, logs, custom)
+
+    def _begin_to_tidy(self) -> None:
+        if self.config.upkeep and self._tidier is None:
+            self._tidier = Ticker(TIDY_INTERVAL, self._tidy_tick)
 
     def _write_down(self, name: str, topic_id: str, config: TopicConfig) -> None:
         self._topology.put(TOPIC, name, {"id": topic_id, "created": self.clock(), "config": config.to_json()})
@@ -1008,6 +1170,13 @@ class Store:
                     if warning not in self._warnings:
                         self._warnings.append(warning)
             except (ClosedError, TopicNotFound):  # closed or deleted meanwhile: nothing to tidy
+                pass
+            except Exception as error:
+                errors.append(error)
+        for queue in self._queues.opened() if self._queues else ():
+            try:
+                queue.tidy(lambda: self._closed)
+            except (ClosedError, TopicNotFound):
                 pass
             except Exception as error:
                 errors.append(error)

@@ -7,6 +7,7 @@
     read      seglog topic read, seglog tail               verify    seglog verify
     doctor    seglog doctor                                bench     seglog bench
     demo      seglog demo                                  flights   its data
+    upkeep    seglog upkeep, topic compact                 worker    seglog worker
     ------------------------------------------------------------------------------------------------------
     lines     a stream as lines     where    -o            render    records as text    merge     in order of time
     options   what commands share   show     tables, JSON  progress  bars               exits     errors, exit codes

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import seglog
-from seglog.cli import bench, demo, doctor, exchanges, groups, read, send, topics, upkeep, verify
+from seglog.cli import bench, demo, doctor, exchanges, groups, read, send, topics, upkeep, verify, worker
 from seglog.cli.exits import Commands
 
 __all__ = ["app"]
@@ -49,6 +49,7 @@ app.command()(read.tail)
 app.command()(verify.verify)
 app.command()(doctor.doctor)
 app.command()(upkeep.upkeep)
+app.command()(worker.worker)
 app.command()(bench.bench)
 app.command()(demo.demo)
 

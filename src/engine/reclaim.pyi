@@ -1,0 +1,6 @@
+from collections.abc import Callable
+
+from seglog.engine.delivery import Delivery
+
+def confirm(queue: Delivery) -> None: ...
+def reclaim(queue: Delivery, older_than: int, keeps: bool, stop: Callable[[], bool] | None = None) -> int: ...
