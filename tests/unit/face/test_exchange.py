@@ -1,6 +1,7 @@
 """Exchanges: what is bound gets what is sent, once each, all or nothing; for every process, whatever dies in between."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -458,6 +459,15 @@ def test_one_that_dies_in_a_deletion_leaves_nothing_that_fails(store, path, even
     assert {it.destination for it in events.bindings()} == {"audit"}
 
 
+def test_bindings_of_an_exchange_whose_deletion_was_cut_short_are_not_those_of_the_next(store, events):
+    events.bind(store.topic("audit"), "#")
+    store.topology.remove("exchange", "events")  # and there it died
+    again = store.exchange("events", "topic")
+    assert again.bindings() == again.route("k") == []
+    again.bind(store.topic("audit"), "#")  # what is written down anew is
+    assert [it.destination for it in again.bindings()] == ["audit"] and len(again.route("k")) == 1
+
+
 def test_litter_stays_where_the_topology_was_damaged(store, events, monkeypatch):
     events.bind(store.topic("there"), "#")
     store.topology.remove("topic", "there")
@@ -592,6 +602,7 @@ def test_a_forked_child_sends_though_another_thread_held_the_lock(store, events)
     with events._routes.lock:  # as another thread would hold it at the moment of the fork
         pid = os.fork()
         if pid == 0:
+            signal.alarm(20)  # rather than wait for ever
             try:
                 events.send(b"child", routing_key="k")
                 os._exit(0)
