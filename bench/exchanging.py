@@ -4,8 +4,7 @@
 
 Lookups are among 10,000 bindings of a topic exchange, for a key that was asked for before ("remembered") and for one that was not
 ("cold"); the figures are medians over keys, with the slowest in a hundred beside them. `#` everywhere is what a matcher that
-tries one way
-after the other takes for ever for.
+tries one way after the other takes for ever for.
 """
 
 from __future__ import annotations

@@ -56,7 +56,10 @@ def test_route_says_where_it_would_go_and_sends_when_it_is_to(cli, store):
     assert cli.ok("exchange route events --dry-run order.1").rows == [["queue", "mail"], ["topic", "audit"]]
     assert cli.ok("exchange route events --dry-run order.1 --json").json[0] == {"to": "queue", "name": "mail"}
     assert store.topic("audit").next_offset() == 0
-    assert cli.ok("exchange route events order.1", stdin=b"42").rows == [["queue", "mail", "0", "0"], ["topic", "audit", "0", "0"]]
+    assert cli.ok("exchange route events order.1", stdin=b"42").rows == [
+        ["queue", "mail", "0", "0"],
+        ["topic", "audit", "0", "0"],
+    ]
     assert store.topic("audit")[0, 0].value == b"42"
 
 

@@ -1,6 +1,7 @@
 """Exchanges: what is bound gets what is sent, once each, all or nothing; for every process, whatever dies in between."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -363,7 +364,7 @@ def test_a_hash_exchange_gives_a_message_to_one(store):
     for n in range(40):
         shards.send(b"%d" % n, routing_key=str(n), headers={"customer": b"%d" % (n % 8)})
     found = [values(store.topic(f"shard-{n}")) for n in range(4)]
-    assert sorted((v for one in found for v in one), key=int) == [b"%d" % n for n in range(40)]
+    assert sorted((value for one in found for value in one), key=int) == [b"%d" % n for n in range(40)]
     assert all(len({int(value) % 8 for value in one}) * 5 == len(one) for one in found)
 
 
@@ -456,6 +457,15 @@ def test_one_that_dies_in_a_deletion_leaves_nothing_that_fails(store, path, even
     events.bind(store.topic("audit"), "other")  # whoever comes next clears up
     assert len(store.topology.names("binding")) == bindings
     assert {it.destination for it in events.bindings()} == {"audit"}
+
+
+def test_bindings_of_an_exchange_whose_deletion_was_cut_short_are_not_those_of_the_next(store, events):
+    events.bind(store.topic("audit"), "#")
+    store.topology.remove("exchange", "events")  # and there it died
+    again = store.exchange("events", "topic")
+    assert again.bindings() == again.route("k") == []
+    again.bind(store.topic("audit"), "#")  # what is written down anew is
+    assert [it.destination for it in again.bindings()] == ["audit"] and len(again.route("k")) == 1
 
 
 def test_litter_stays_where_the_topology_was_damaged(store, events, monkeypatch):
@@ -592,6 +602,7 @@ def test_a_forked_child_sends_though_another_thread_held_the_lock(store, events)
     with events._routes.lock:  # as another thread would hold it at the moment of the fork
         pid = os.fork()
         if pid == 0:
+            signal.alarm(20)  # rather than wait for ever
             try:
                 events.send(b"child", routing_key="k")
                 os._exit(0)

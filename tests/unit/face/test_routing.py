@@ -99,7 +99,9 @@ words = st.lists(st.sampled_from(["a", "b", "", "*", "#", "*", "#"]), max_size=7
 keys = st.lists(st.sampled_from(["a", "b", "c", "", "*", "#"]), max_size=8).map(".".join)
 
 
-@given(st.lists(words, max_size=12, unique=True), st.lists(keys, min_size=1, max_size=6), st.randoms(use_true_random=False))
+@given(
+    st.lists(words, max_size=12, unique=True), st.lists(keys, min_size=1, max_size=6), st.randoms(use_true_random=False)
+)
 def test_the_trie_is_the_naive_matcher_whatever_was_bound_and_unbound_before(patterns, asked, rng):
     table = TopicTable()
     bound = {str(i): Binding("x", "queue", str(i), pattern) for i, pattern in enumerate(patterns)}
@@ -138,7 +140,10 @@ def test_one_of_two_bindings_of_a_pattern_can_go():
     [
         ["#.a" * n + ".#" for n in range(1, 60)],
         ["#.*.a" * n + ".z" for n in range(1, 40)],
-        [".".join(rng.choice(["#", "*", "a", "b"]) for _ in range(30)) + ".z" for rng in map(random.Random, range(300))],
+        [
+            ".".join(rng.choice(["#", "*", "a", "b"]) for _ in range(30)) + ".z"
+            for rng in map(random.Random, range(300))
+        ],
     ],
     ids=["a", "any a", "random"],
 )
@@ -233,7 +238,9 @@ def test_the_header_is_hashed_where_one_is_named():
     by_header = [matched("hash", bindings, str(n), {"customer": b"7"}, "customer") for n in range(20)]
     assert by_header == by_header[:1] * 20
     assert len({tuple(matched("hash", bindings, "k", {"customer": b"%d" % n}, "customer")) for n in range(50)}) > 4
-    assert matched("hash", bindings, "a", {}, "customer") == matched("hash", bindings, "b", {"customer": None}, "customer")
+    assert matched("hash", bindings, "a", {}, "customer") == matched(
+        "hash", bindings, "b", {"customer": None}, "customer"
+    )
 
 
 def test_the_places_of_keys_do_not_change_from_version_to_version():
