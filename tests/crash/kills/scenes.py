@@ -43,8 +43,8 @@ ELSEWHERE = "decide.", "prepare.", "publish.", "transactions.", "place.kept", "c
 
 
 def failpoints() -> list[str]:
-    """Every failpoint that the sources of the engine name, but for those of a commit and of a compaction:
-    crash/test_transactions.py and crash/test_compaction.py have them."""
+    """Every failpoint that the sources of the engine name, but for those of a commit, of a compaction and of a queue:
+    crash/test_transactions.py, crash/test_compaction.py and crash/test_queue.py have them."""
     found: set[str] = set()
     for source in [*ENGINE.glob("*.pyx"), *ENGINE.glob("*.pxd")]:
         found |= set(re.findall(r'failpoint\("([^"]+)"\)', source.read_text(encoding="utf-8")))
