@@ -39,7 +39,10 @@ PATIENCE = 0.2  # lock_timeout of those who wait for a stopped process
 STATE, BOOT, LOCK, TAIL_POSITION, ACTIVE_BASE, ATTENTION, SYNC_LOCK = 12, 16, 128, 264, 272, 308, 408
 
 
-ELSEWHERE = "decide.", "prepare.", "publish.", "transactions.", "place.kept", "compact.", "recover.superseded"
+ELSEWHERE = (
+    *("decide.", "prepare.", "publish.", "transactions.", "place.kept", "compact.", "recover.superseded"),
+    *("queue.", "slot.", "chunk.", "reclaim."),
+)
 
 
 def failpoints() -> list[str]:
