@@ -77,5 +77,6 @@ cdef class Delivery:
     cdef Message take(self, Level level, int64_t mono, int64_t wall)
     cdef Level pick(self)
     cdef list claim(self, int64_t n)
+    cdef Chunk chunk_of(self, Message m, int64_t *i)
     cdef Chunk find(self, Message m, int64_t *i) except *
     cdef int wait(self, int64_t deadline) except -1

@@ -8,7 +8,6 @@ from seglog.engine.log import Log
 from seglog.engine.record import Position, Record
 from seglog.engine.transactions import Transaction
 
-PREFIX: str
 REASONS: tuple[str, ...]
 
 @disjoint_base

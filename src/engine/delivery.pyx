@@ -47,6 +47,7 @@ from seglog.engine.liveness import file_lock
 from seglog.engine.record import pack_headers
 
 cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
+cdef int64_t DELAY_MAX_US = <int64_t>100_000_000 * 1_000_000 + 86_400_000_000      # a nack's longest delay, and a day
 cdef enum:
     SLICE_US = 50000                # the longest nap: signals and deaths are noticed that soon
     PROBE_US = 25000                # between two looks at the owners' lives
@@ -60,7 +61,6 @@ cdef enum:
     EXPIRED = 2
     MAXLEN = 3
 
-PREFIX = "seglog-"
 cdef int64_t _handles = 0
 
 
@@ -361,14 +361,18 @@ cdef class Delivery:
     cdef int review(self, Level level) except -1:
         """Under the lock, in a new boot: of what was out then, what was tried often enough is doomed; what is ready expires when it is to."""
         cdef Chunk c
-        cdef int64_t i, until
+        cdef int64_t i, until, wall = self.first.now()
         cdef uint64_t word
         for number in list(level.numbers):
             c = level.chunk(number, NULL)
-            if c is None or c.h.n[READY] == 0:
+            if c is None or c.h.n[READY] + c.h.n[DELAYED] == 0:
                 continue
             for i in range(c.h.allocated):
                 word = c.slots[i].word
+                if state_of(word) == DELAYED and c.slots[i].when > wall + DELAY_MAX_US:
+                    level.change(c, i, READY, attempts_of(word), deliveries_of(word), 0, 0, 0)      # damage: nack takes no such delay
+                    self.q.damaged += 1
+                    word = c.slots[i].word
                 if state_of(word) != READY:
                     continue
                 if self.max_attempts and attempts_of(word) >= self.max_attempts:
@@ -595,7 +599,7 @@ cdef class Delivery:
         """Under the lock: what is due is ready; what has expired goes."""
         cdef Chunk c
         cdef Block *b
-        cdef int64_t number, i, j
+        cdef int64_t number, i, j, due
         cdef int state
         cdef uint64_t word
         level.w.due_min = NEVER
@@ -621,7 +625,12 @@ cdef class Delivery:
                                     self.ends_at(level, number * CHUNK_SLOTS + i))
                             elif state == READY or state == WAITING or (
                                     state == UNTOUCHED and number * CHUNK_SLOTS + i >= level.w.cursor):
-                                self.expire(level, c, i)
+                                # The slot's time has no check; the message says when it expires.
+                                due = self.ends_at(level, number * CHUNK_SLOTS + i)
+                                if 0 < due <= wall:
+                                    self.expire(level, c, i)
+                                else:
+                                    c.slots[i].when = due
                         b.due_min = block_min(b, &c.slots[j * BLOCK_SLOTS], False)
                     c.h.due_min = min(c.h.due_min, b.due_min)
             level.w.due_min = min(level.w.due_min, c.h.due_min)
@@ -1108,19 +1117,19 @@ cdef class Delivery:
 
     # ---- settling ----------------------------------------------------------------------------------------------
 
+    cdef Chunk chunk_of(self, Message m, int64_t *i):
+        """Under the lock: the chunk and slot of a message; None when there is none any more."""
+        i[0] = m.offset % CHUNK_SLOTS
+        return (<Level>self.levels[m.partition]).chunk(m.offset // CHUNK_SLOTS, NULL)
+
     cdef Chunk find(self, Message m, int64_t *i) except *:
         """Under the lock: the chunk and slot of a message that is still what it was. Raises LeaseLost."""
         cdef Chunk c
-        cdef Level level
         cdef uint64_t word
         if m.home is not self:
             raise ValueError("a message is settled by the queue it was received from. Nothing was settled.")
-        level = <Level>self.levels[m.partition]
-        c = level.near
-        if c is None or c.h.number != m.offset // CHUNK_SLOTS:
-            c = level.chunk(m.offset // CHUNK_SLOTS, NULL)
+        c = self.chunk_of(m, i)
         if c is not None:
-            i[0] = m.offset % CHUNK_SLOTS
             word = c.slots[i[0]].word
             if state_of(word) == m.state and deliveries_of(word) == m.deliveries & 0xFFFF and m.leased_at:
                 return c
@@ -1156,7 +1165,9 @@ cdef class Delivery:
             for m in messages:
                 self.find(m, &i)
             for m in messages:
-                c = self.find(m, &i)
+                c = self.chunk_of(m, &i)
+                if state_of(c.slots[i].word) != LEASED:
+                    continue            # it is in the list twice
                 self.settle(<Level>self.levels[m.partition], c, i, SETTLED, 0)
                 if self.first.fsync == 2:
                     chunks.add(c)
@@ -1179,8 +1190,10 @@ cdef class Delivery:
                 self.find(m, &i)
             for k in range(len(messages)):
                 m = <Message>messages[k]
-                c = self.find(m, &i)
+                c = self.chunk_of(m, &i)
                 word = c.slots[i].word
+                if state_of(word) != LEASED:
+                    continue            # it is in the list twice
                 attempts = attempts_of(word) if counts else max(attempts_of(word) - 1, 0)
                 due = dues[k] if dues is not None else 0
                 self.owners[owner_of(word)].leased -= 1

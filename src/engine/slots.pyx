@@ -147,9 +147,6 @@ cdef class Reader:
     def __cinit__(self, Log log):
         self.log = log
 
-    cdef bint covers(self, int64_t offset) noexcept:
-        return self.batch is not None and self.e.offset <= offset < self.batch.next_offset
-
     cdef int begin(self, Batch batch) except -1:
         """At the first record of a batch."""
         cdef Walk walk = Walk.__new__(Walk)
@@ -359,6 +356,8 @@ cdef class Level:
             if c is None:
                 continue
             if anew:
+                # No message has an offset as high as the log's end: what says so is damage, and would hide the one that gets it.
+                damaged[0] += self.forget_from(c, platform.load_i64(&self.log.w.next_offset))
                 i = self.last_touched(c)
                 c.h.sync_lock = 0
                 c.h.stored, c.h.synced = 1, 0
@@ -440,6 +439,16 @@ cdef class Level:
                     c.slots[i].first = 0
                 c.slots[i].word = word_of(READY, attempts_of(word), deliveries_of(word), 0, 0, offset)
         return 0
+
+    cdef int64_t forget_from(self, Chunk c, int64_t end) except -1:
+        """Slots of offsets from `end` on say nothing; how many did."""
+        cdef int64_t i, n = 0
+        for i in range(max(end - c.h.number * CHUNK_SLOTS, 0), CHUNK_SLOTS):
+            if c.slots[i].word or c.slots[i].when:
+                c.grow(i)
+                memset(&c.slots[i], 0, sizeof(MessageSlot))
+                n += 1
+        return n
 
     cdef int64_t last_touched(self, Chunk c) except -2:
         cdef int64_t i = CHUNK_SLOTS - 1

@@ -159,8 +159,11 @@ class Queue(Delivery):
         if headers is None and options == (None,) * 5:
             level, each = 0, None
         else:
-            level, _ = self._made(None, *options[:4], None, group)
-            each = [self._made(own, *options[:4], None, group)[1] for own in headers or [None] * len(values)]
+            level, own = self._made(None, *options[:4], None, group)
+            if headers is None:
+                each = [own] * len(values)
+            else:
+                each = [self._checked(one) | own for one in headers]
         if self._config.bounded:
             done = self._admit(
                 len(values),
@@ -225,14 +228,7 @@ class Queue(Delivery):
         self, headers: Any, priority: Any, delay: Any, deliver_at: Any, ttl: Any, dedup_id: Any, group: Any
     ) -> tuple[int, dict[str, Any]]:
         """The level a message goes to, and its headers with the queue's own."""
-        own: dict[str, Any] = dict(headers or {})
-        for header in own:
-            if isinstance(header, str) and (header.startswith("seglog-") or header in OWN):
-                raise ConfigError(
-                    f"the header {header!r} is the queue's own: take another name. Nothing was sent.",
-                    setting="headers",
-                    value=header,
-                )
+        own = self._checked(headers)
         level = 0 if priority is None else min(natural(priority, "priority"), self._config.priorities - 1)
         available = None
         if delay is not None and deliver_at is not None:
@@ -259,6 +255,18 @@ class Queue(Delivery):
             own[PRIORITY] = number_bytes(level)
             level = self._delayed
         return level, own
+
+    def _checked(self, headers: Any) -> dict[str, Any]:
+        """A message's own headers, none of which may be called as the queue's are."""
+        own: dict[str, Any] = dict(headers or {})
+        for header in own:
+            if isinstance(header, str) and (header.startswith("seglog-") or header in OWN):
+                raise ConfigError(
+                    f"the header {header!r} is the queue's own: take another name. Nothing was sent.",
+                    setting="headers",
+                    value=header,
+                )
+        return own
 
     def _repeated(self, dedup_id: bytes) -> Position | None:
         """Where the message is that was sent with this id within the window."""
