@@ -34,8 +34,8 @@ DRAWING = """
 2  record     names        config      codecs      clock       protocols   errors    files
 2  queueconfig queuestatistics limits   routing
 ----------------------------------------------------------------------
-1e partitions places     transactions compaction  slots       groups      delivery    reclaim
-1d log
+1e partitions places     transactions compaction  slots       groups      leases      delivery    reclaim
+1d log        message
 1c tail       recovery   instruments
 1b segment    index        keymap      arrow       pieces
 1a decisions  mapping    shared       liveness    batch       frame       source

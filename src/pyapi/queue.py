@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from seglog.clock import Clock, micros, seconds
 from seglog.conditions import DEDUP_AT, DEDUP_ID, bytes_of
-from seglog.engine.delivery import REASONS, Delivery, Message
+from seglog.engine.delivery import REASONS, Delivery
+from seglog.engine.message import Message
 from seglog.engine.reclaim import confirm, reclaim
 from seglog.engine.transactions import Transaction
 from seglog.errors import ConfigError, LeaseLost, QueueFull

@@ -20,7 +20,7 @@ import seglog
 from .test_failpoints import ENGINE, environment  # noqa: F401
 
 LONG = bool(os.environ.get("SEGLOG_LONG"))
-SOURCES = ("delivery.pyx", "slots.pyx", "reclaim.pyx", "transactions.pyx")
+SOURCES = ("delivery.pyx", "leases.pyx", "slots.pyx", "reclaim.pyx", "transactions.pyx")
 PREFIXES = ("queue.", "slot.", "chunk.", "reclaim.", "decide.")
 
 pytestmark = [

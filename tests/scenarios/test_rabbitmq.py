@@ -142,7 +142,7 @@ def test_tasks_survive_the_store_that_is_closed_and_opened(path):
 
 
 def test_a_queue_that_is_declared_otherwise_is_told_apart(store):
-    """"RabbitMQ doesn't allow you to redefine an existing queue with different parameters."""
+    """ "RabbitMQ doesn't allow you to redefine an existing queue with different parameters."""
     store.queue("hello", max_attempts=3)
     with pytest.raises(seglog.QueueMismatch) as caught:
         store.queue("hello", max_attempts=4)
@@ -152,10 +152,7 @@ def test_a_queue_that_is_declared_otherwise_is_told_apart(store):
 
 # ---- 3: publish/subscribe -----------------------------------------------------------------------------------------
 
-exchanges = pytest.mark.skipif(not hasattr(seglog.Store, "exchange"), reason="this build has no exchanges")
 
-
-@exchanges
 def test_publish_subscribe_gives_each_bound_queue_a_copy(store):
     logs = store.exchange("logs", "fanout")
     disk, screen = store.queue("disk"), store.queue("screen")
@@ -168,7 +165,6 @@ def test_publish_subscribe_gives_each_bound_queue_a_copy(store):
     assert values(disk) == [b"again"] and values(screen) == []
 
 
-@exchanges
 def test_what_nobody_is_bound_for_is_told(store):
     """The tutorial's broker drops it in silence, and says that this may be wanted: here that is to be said."""
     logs = store.exchange("logs", "fanout")
@@ -180,7 +176,6 @@ def test_what_nobody_is_bound_for_is_told(store):
 # ---- 4: routing ---------------------------------------------------------------------------------------------------
 
 
-@exchanges
 def test_routing_by_severity(store):
     logs = store.exchange("direct_logs", "direct")
     disk, screen = store.queue("disk"), store.queue("screen")
@@ -196,7 +191,6 @@ def test_routing_by_severity(store):
 # ---- 5: topics ----------------------------------------------------------------------------------------------------
 
 
-@exchanges
 def test_topics_match_words_as_the_tutorial_says(store):
     """Its own examples, of `<speed>.<colour>.<species>`."""
     animals = store.exchange("topic_logs", "topic")
@@ -225,14 +219,11 @@ def test_topics_match_words_as_the_tutorial_says(store):
 
 # ---- 6: RPC -------------------------------------------------------------------------------------------------------
 
-requests = pytest.mark.skipif(not hasattr(seglog.Store, "request"), reason="this build has no requests")
-
 
 def fibonacci(n):
     return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
 
 
-@requests
 @forks
 def test_rpc_computes_fibonacci_numbers_in_another_process(path, store):
     told, tell = os.pipe()
@@ -263,7 +254,6 @@ def test_rpc_computes_fibonacci_numbers_in_another_process(path, store):
         assert answers == {n: b"%d" % fibonacci(n) for n in range(10)}
 
 
-@requests
 def test_rpc_without_a_server_times_out(store):
     with pytest.raises(seglog.Timeout):
         store.request("rpc_queue", b"20", timeout=0.05)
