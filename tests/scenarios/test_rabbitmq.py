@@ -13,20 +13,9 @@ import time
 import pytest
 
 import seglog
-from crash.kills.children import Child, stop_all
+from crash.kills.children import Child
 
 forks = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks and kills")
-
-
-@pytest.fixture(autouse=True)
-def _nobody_stays():
-    yield
-    stop_all()
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "data")
 
 
 @pytest.fixture

@@ -221,7 +221,13 @@ def test_delayed_messages_come_when_they_are_due_and_in_that_order(store, clock)
     for value, delay in ((b"15 min", 900), (b"3 days", 3 * 86400), (b"1 s", 1), (b"now", 0), (b"30 days", 30 * 86400)):
         queue.send(value, delay=delay)
     assert queue.statistics().delayed == 4
-    for value, wait in ((b"now", 0), (b"1 s", 1), (b"15 min", 899), (b"3 days", 3 * 86400 - 900), (b"30 days", 27 * 86400)):
+    for value, wait in (
+        (b"now", 0),
+        (b"1 s", 1),
+        (b"15 min", 899),
+        (b"3 days", 3 * 86400 - 900),
+        (b"30 days", 27 * 86400),
+    ):
         clock.advance(max(0.0, wait - 0.001))
         early = queue.receive(timeout=0)
         assert [message.value for message in early] == ([b"now"] if value == b"now" else [])

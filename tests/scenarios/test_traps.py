@@ -16,7 +16,7 @@ import time
 import pytest
 
 import seglog
-from crash.kills.children import Child, stop_all
+from crash.kills.children import Child
 
 LONG = os.environ.get("SEGLOG_LONG", "0") not in ("", "0")
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -31,17 +31,6 @@ def size(short, long):
     return long if LONG else short
 
 
-@pytest.fixture(autouse=True)
-def _nobody_stays():
-    yield
-    stop_all()
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "data")
-
-
 @pytest.fixture
 def store(path):
     with seglog.open(path, fsync="never", upkeep=False) as store:
@@ -51,7 +40,9 @@ def store(path):
 def disk(path):
     return sum(
         os.stat(os.path.join(folder, name)).st_blocks * 512
-        for folder, _, names in os.walk(path) for name in names if name.endswith(".log")
+        for folder, _, names in os.walk(path)
+        for name in names
+        if name.endswith(".log")
     )
 
 
@@ -548,7 +539,10 @@ def test_t14_a_clock_that_is_set_moves_no_lease(path, tmp_path):
     source.write_text(SHIFTED_CLOCK)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     ran = subprocess.run(
-        [sys.executable, "-c", SETS_ITS_CLOCK, path], env=os.environ | {"LD_PRELOAD": str(library)}, capture_output=True, text=True
+        [sys.executable, "-c", SETS_ITS_CLOCK, path],
+        env=os.environ | {"LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
     )
     assert ran.returncode == 0, ran.stderr
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import collections
 import os
 import random
-import shutil
 import signal
 import sys
 import time
@@ -28,7 +27,7 @@ from pathlib import Path
 
 import seglog
 from crash.kills.children import Child, Died, stop_all
-from stress.program import program
+from stress.program import program, rounds
 
 WORKERS, INPUTS, OUTPUTS = 3, 4, 3
 LEVELS = ("never", "interval", "always")
@@ -217,19 +216,7 @@ def end(child: Child, what: str) -> None:
 
 def pipeline(folder: Path, kills: int, seed: int, round_kills: int = 50) -> str:
     """Rounds until so many were killed; what happened. Raises Anomaly or Died, with the store left in `folder`."""
-    total: collections.Counter[str] = collections.Counter()
-    number = 0
-    while total["kills"] < kills:
-        try:
-            total += play(folder / f"round-{number}", f"{seed}:{number}", min(round_kills, kills))
-        except AssertionError as error:
-            error.add_note(f"in round {number} of seed {seed:#x}, left in {folder}")
-            raise
-        finally:
-            stop_all()
-        shutil.rmtree(folder / f"round-{number}")
-        number += 1
-    return f"{number} rounds: " + ", ".join(f"{count:,} {what}" for what, count in sorted(total.items()))
+    return rounds(folder, kills, seed, round_kills, play, stop_all)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import os
 import secrets
 import shutil
@@ -27,3 +28,25 @@ def program(name: str, words: str | None, play: Callable[[Path, int, int], str],
         return 1
     shutil.rmtree(folder)
     return 0
+
+
+Play = Callable[[Path, str, int], "collections.Counter[str]"]
+
+
+def rounds(folder: Path, kills: int, seed: int, each: int, play: Play, stop: Callable[[], None]) -> str:
+    """`play(folder, seed, kills)` in rounds of `each` kills, until there were so many; what was done, in words.
+
+    `stop` ends what runs still."""
+    total: collections.Counter[str] = collections.Counter()
+    number = 0
+    while total["kills"] < kills:
+        try:
+            total += play(folder / f"round-{number}", f"{seed}:{number}", min(each, kills - total["kills"]))
+        except AssertionError as error:
+            error.add_note(f"in round {number} of seed {seed:#x}, left in {folder}")
+            raise
+        finally:
+            stop()
+        shutil.rmtree(folder / f"round-{number}")
+        number += 1
+    return f"{number} rounds: " + ", ".join(f"{count:,} {what}" for what, count in sorted(total.items()))

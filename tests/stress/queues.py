@@ -21,7 +21,6 @@ from __future__ import annotations
 import collections
 import os
 import random
-import shutil
 import signal
 import sys
 import time
@@ -31,7 +30,7 @@ from typing import NamedTuple
 
 import seglog
 from crash.kills.children import Child, Died, stop_all
-from stress.program import program
+from stress.program import program, rounds
 
 WORKERS, MAX_ATTEMPTS, WAITING_MAX = 4, 6, 2000
 SENDING, SENT, RECEIVED, ACKING, ACKED, RELEASING = "sending", "sent", "received", "acking", "acked", "releasing"
@@ -94,8 +93,13 @@ def judge(events: Iterable[Event], left: list[bytes], dead: list[bytes]) -> coll
                 raise Anomaly("attempts fell", f"{value!r}: from {before} to {event}")
             before = event
     return collections.Counter(
-        sent=len(sent), received=len(by_kind[RECEIVED]), acked=len(acked), dead=len(dead), left=len(left),
-        released=len(releases), again=sum(len(its) - 1 for its in seen.values()),
+        sent=len(sent),
+        received=len(by_kind[RECEIVED]),
+        acked=len(acked),
+        dead=len(dead),
+        left=len(left),
+        released=len(releases),
+        again=sum(len(its) - 1 for its in seen.values()),
     )
 
 
@@ -238,19 +242,7 @@ def end(child: Child, what: str) -> None:
 
 def queues(folder: Path, kills: int, seed: int) -> str:
     """Rounds of 100 kills; what was done, in words."""
-    total: collections.Counter[str] = collections.Counter()
-    number = 0
-    while total["kills"] < kills:
-        try:
-            total += play(folder / f"round-{number}", f"{seed}:{number}", min(100, kills - total["kills"]))
-        except AssertionError as error:
-            error.add_note(f"in round {number} of seed {seed:#x}, left in {folder}")
-            raise
-        finally:
-            stop_all()
-        shutil.rmtree(folder / f"round-{number}")
-        number += 1
-    return f"{number} rounds: " + ", ".join(f"{count:,} {what}" for what, count in sorted(total.items()))
+    return rounds(folder, kills, seed, 100, play, stop_all)
 
 
 if __name__ == "__main__":
