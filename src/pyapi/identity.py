@@ -127,6 +127,8 @@ def refuse_strangers(directory: str, create: bool) -> None:
         raise NotAStore(
             f"{directory} is a file; a store is a directory. Nothing was changed.", path=directory
         ) from None
+    if FILE in names:
+        return  # another process made the store between the two looks
     strangers = sorted(
         name for name in names if name != GATE and not (name.startswith(FILE + ".") and name.endswith(".tmp"))
     )

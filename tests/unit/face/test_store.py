@@ -409,6 +409,24 @@ def test_processes_that_make_the_same_store_and_topic_at_once_agree(path):
     assert len(said) == 1
 
 
+@pytest.mark.parametrize("create", [True, False])
+def test_a_store_that_another_made_between_two_looks_is_opened(path, monkeypatch, create):
+    looks = []
+
+    def lexists(name, real=os.path.lexists):
+        looks.append(name)
+        if len(looks) > 1:
+            return real(name)
+        monkeypatch.undo()
+        seglog.open(path).close()
+        return False
+
+    monkeypatch.setattr("seglog.identity.os.path.lexists", lexists)
+    with seglog.open(path, create=create) as store:
+        assert store.topics() == []
+    assert looks
+
+
 def test_a_topic_that_another_made_while_this_one_waited_at_the_door_is_opened(store, path, monkeypatch):
     real = store.gate
 
