@@ -47,6 +47,7 @@ cdef class Delivery:
     cdef int lock(self) except -1
     cdef int unlock(self, bint news) except -1
     cdef int rebuild(self, bint anew) except -1
+    cdef int review(self, Level level) except -1
     cdef int64_t size_at(self, Level level, int64_t offset) except -1
     cdef int64_t mono(self) except? -1
     cdef int become_owner(self) except -1

@@ -344,6 +344,9 @@ cdef class Delivery:
                             if state_of(c.slots[i].word) == LEASED:
                                 self.owners[owner_of(c.slots[i].word)].leased += 1
         self.q.chunks += 1
+        if anew:
+            for level in self.levels[:self.priorities]:
+                self.review(level)
         if self.grouping:
             self.regroup()
         if self.by_bytes:
@@ -353,6 +356,30 @@ cdef class Delivery:
             self.take_in_settled()
             self.q.acked = self.q.expired = self.q.dropped = self.q.dead = 0
         platform.store_u32(&self.q.rebuilding, 0)
+        return 0
+
+    cdef int review(self, Level level) except -1:
+        """Under the lock, in a new boot: of what was out then, what was tried often enough is doomed; what is ready expires when it is to."""
+        cdef Chunk c
+        cdef int64_t i, until
+        cdef uint64_t word
+        for number in list(level.numbers):
+            c = level.chunk(number, NULL)
+            if c is None or c.h.n[READY] == 0:
+                continue
+            for i in range(c.h.allocated):
+                word = c.slots[i].word
+                if state_of(word) != READY:
+                    continue
+                if self.max_attempts and attempts_of(word) >= self.max_attempts:
+                    if self.keeps_dead:
+                        level.change(c, i, DOOMED, attempts_of(word), deliveries_of(word), 0, DELIVERY_LIMIT, 0)
+                    else:
+                        self.settle(level, c, i, SETTLED, DELIVERY_LIMIT)
+                elif c.slots[i].when == 0:
+                    until = self.ends_at(level, number * CHUNK_SLOTS + i)
+                    if until:
+                        level.change(c, i, READY, attempts_of(word), deliveries_of(word), 0, 0, until)
         return 0
 
     cdef int64_t mono(self) except? -1:
@@ -1057,11 +1084,19 @@ cdef class Delivery:
         released or rejected within the queue's `lease`, or extended; else it comes again. With `tx`, those that were not settled when that is given up are
         released. Raises what reading a log raises; Ctrl-C works. Cost: about half a microsecond a message.
         """
-        cdef int64_t n = to_offset(max_messages), limit = timeout_us(timeout), deadline = -1
+        cdef int64_t n = to_offset(max_messages), limit = timeout_us(timeout), deadline = -1, cursor
+        cdef Level level
         cdef list got
         if n < 1:
             raise ValueError(f"max_messages is {n}; it is at least 1")
         got = self.claim(n)
+        if self.grouping and not got:
+            # One hold of the lock looks through some thousands only: on, until it is no further.
+            level = <Level>self.levels[0]
+            cursor = -1
+            while not got and level.w.cursor != cursor and not self.nothing_left(level):
+                cursor = level.w.cursor
+                got = self.claim(n)
         if not got and limit != 0:
             deadline = limit if limit < 0 else platform.monotonic_us() + limit
             while not got and self.wait(deadline):
@@ -1194,6 +1229,21 @@ cdef class Delivery:
         finally:
             self.unlock(False)
         return got
+
+    def _take_in_all(self):
+        """All messages that were sent with a delay so far have a slot, and what is due of them is ready."""
+        cdef Level level = <Level>self.levels[self.priorities]
+        cdef int64_t wall = self.first.now()
+        while True:
+            self.lock()
+            try:
+                self.take_in_delayed(wall)
+                if wall >= level.w.due_min:
+                    self.sweep_dues(level, wall)
+                if level.w.cursor >= platform.load_i64(&level.log.w.next_offset):
+                    return
+            finally:
+                self.unlock(False)
 
     def _in_state(self, int level, int state, int64_t n, int64_t start=0):
         """Up to n messages of a level in a state, lowest first, from `start` on; looked at, not leased."""

@@ -43,6 +43,7 @@ ID, SENT, ORIGIN, DEDUP_WAS = "seglog-id", "seglog-sent", "seglog-origin", "segl
 OWN = (DEDUP_ID, DEDUP_AT)
 MOVED = 4  # the reason of what was moved elsewhere
 AT_ONCE = 500  # messages that one transaction moves
+SORTED_AT_ONCE = 50_000  # delayed messages that are put into the order in which they are due
 UNTOUCHED, READY, LEASED, DELAYED, DOOMED, WAITING, SETTLED = range(7)
 
 
@@ -453,7 +454,13 @@ class Queue(Delivery):
         }
 
     def put(
-        self, message: Message, tx: Transaction, headers: dict[str, Any], level: int = 0, keep_dedup: bool = False
+        self,
+        message: Message,
+        tx: Transaction,
+        headers: dict[str, Any],
+        level: int = 0,
+        keep_dedup: bool = False,
+        timestamp: int | None = None,
     ) -> None:
         """For other queues: a message that moves here when `tx` commits, with its id, the time it was sent, and its group."""
         own = message.attributes
@@ -464,21 +471,24 @@ class Queue(Delivery):
             headers[DEDUP_ID if keep_dedup else DEDUP_WAS] = message.dedup_id
             if keep_dedup and DEDUP_AT in own:
                 headers[DEDUP_AT] = own[DEDUP_AT]
-        self.topic.send(message.value, message.key, headers, partition=level, tx=tx)
+        self.topic.send(message.value, message.key, headers, timestamp=timestamp, partition=level, tx=tx)
 
     def _do_chores(self) -> None:
         """Move what is due from the delayed log, and what is doomed to the dead letters. By whoever comes first."""
-        while due := self._take(self._delayed, AT_ONCE):
+        self._take_in_all()
+        while due := self._take(self._delayed, SORTED_AT_ONCE):
             due.sort(key=due_of)
-            with self._home.transaction() as tx:
-                for message in due:
-                    own = message.attributes
-                    headers = dict(message.headers)
-                    if EXPIRES in own:
-                        headers[EXPIRES] = own[EXPIRES]
-                    level = min(int.from_bytes(own.get(PRIORITY, b""), "little"), self._config.priorities - 1)
-                    self.put(message, tx, headers, level, keep_dedup=True)
-                self._add_settled(tx, due, MOVED)
+            try:
+                while due:
+                    some = due[:AT_ONCE]
+                    with self._home.transaction() as tx:
+                        for message in some:
+                            self._make_ready(message, tx)
+                        self._add_settled(tx, some, MOVED)
+                    del due[: len(some)]
+            finally:
+                if due:
+                    self._release(due)
         for level in range(self._config.priorities):
             while doomed := self._in_state(level, DOOMED, AT_ONCE):
                 expired = [message for message in doomed if REASONS[message.reason] == "expired"]
@@ -489,6 +499,15 @@ class Queue(Delivery):
                             self._bury(some, reason, None)
                 except LeaseLost:  # another process is at it
                     break
+
+    def _make_ready(self, message: Message, tx: Transaction) -> None:
+        """A delayed message that is due, into the log of its priority: as if it had been sent when it was due."""
+        own = message.attributes
+        headers = dict(message.headers)
+        if EXPIRES in own:
+            headers[EXPIRES] = own[EXPIRES]
+        level = min(int.from_bytes(own.get(PRIORITY, b""), "little"), self._config.priorities - 1)
+        self.put(message, tx, headers, level, keep_dedup=True, timestamp=due_of(message)[0])
 
     def redrive(
         self,
