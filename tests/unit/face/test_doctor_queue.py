@@ -5,6 +5,7 @@ import random
 import shutil
 import struct
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def told(report):
 
 def received(path):
     """Everything that comes, also after two hours and new messages; values."""
-    clock = seglog.ManualClock()
+    clock = seglog.ManualClock(time.time_ns() // 1000)
     with seglog.open(path, upkeep=False, clock=clock) as store:
         jobs = store.queue("jobs")
         jobs.send_many([b"new %d" % n for n in range(50)])
