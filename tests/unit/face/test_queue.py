@@ -775,3 +775,14 @@ def test_messages_without_a_group_are_one_group_that_a_batch_of_acks_frees(tmp_p
             messages = jobs.receive(9, timeout=0)
             assert [message.value for message in messages] == [value]
             jobs.ack(messages)
+
+
+def test_what_seglog_keeps_beside_queues_is_no_queues_name(tmp_path):
+    with seglog.open(tmp_path / "data", upkeep=False) as store:
+        for name in ("seglog.replies", "seglog.dedup.jobs"):
+            with pytest.raises(seglog.InvalidName, match="keeps beside"):
+                store.queue(name)
+            with pytest.raises(seglog.InvalidName, match="keeps beside"):
+                store.queue("jobs", dead_letter=name)
+        assert store.queues() == []
+        store.topic("seglog.replies")  # topics are apart
