@@ -198,16 +198,15 @@ cdef class Leases:
                                 self.owners[owner_of(c.slots[i].word)].leased += 1
         self.q.chunks += 1
         if anew:
+            self.q.settle_seen = self.settled.first_offset
+            self.take_in_settled()
+            self.q.acked = self.q.expired = self.q.dropped = self.q.dead = 0
             for level in self.levels[:self.priorities]:
                 self.review(level)
         if self.grouping:
             self.regroup()
         if self.by_bytes:
             self._count_bytes()
-        if anew:
-            self.q.settle_seen = self.settled.first_offset
-            self.take_in_settled()
-            self.q.acked = self.q.expired = self.q.dropped = self.q.dead = 0
         platform.store_u32(&self.q.rebuilding, 0)
         return 0
 
@@ -268,7 +267,7 @@ cdef class Leases:
             self.owners[owner_of(word)].leased -= 1
         elif was == UNTOUCHED and offset >= level.w.cursor:
             level.w.ahead += 1
-        if self.by_bytes and was <= READY:
+        if self.by_bytes and level.index < self.priorities and (was <= READY or was == WAITING):
             self.q.bytes_out += self.size_at(level, offset)
         level.change(c, i, state, attempts_of(word), deliveries_of(word), 0, reason, 0)
         if c.slots[i].group and was != WAITING:
@@ -377,7 +376,7 @@ cdef class Leases:
                 self.settle(level, c, i, SETTLED, DELIVERY_LIMIT)
         else:
             level.change(c, i, READY, attempts, deliveries_of(word), 0, 0, self.ends_at(level, c.h.number * CHUNK_SLOTS + i))
-            if self.by_bytes:
+            if self.by_bytes and level.index < self.priorities:
                 self.q.bytes_out -= self.size_at(level, c.h.number * CHUNK_SLOTS + i)
         return 0
 
@@ -450,7 +449,7 @@ cdef class Leases:
                             word = c.slots[i].word
                             state = state_of(word)
                             if state == DELAYED:
-                                if self.by_bytes:
+                                if self.by_bytes and level.index < self.priorities:
                                     self.q.bytes_out -= self.size_at(level, number * CHUNK_SLOTS + i)
                                 level.change(
                                     c, i, READY, attempts_of(word), deliveries_of(word), 0, 0,
@@ -484,6 +483,8 @@ cdef class Leases:
         if self.keeps_expired:
             if state_of(word) == UNTOUCHED and c.h.number * CHUNK_SLOTS + i >= level.w.cursor:
                 level.w.ahead += 1
+            if self.by_bytes:
+                self.q.bytes_out += self.size_at(level, c.h.number * CHUNK_SLOTS + i)
             level.change(c, i, DOOMED, attempts_of(word), deliveries_of(word), 0, EXPIRED, 0)
             return 0
         return self.settle(level, c, i, SETTLED, EXPIRED)
@@ -664,6 +665,8 @@ cdef class Leases:
                         if state_of(c.slots[i].word) == READY or state_of(c.slots[i].word) == WAITING:
                             n += self.size_at(level, number * CHUNK_SLOTS + i)
             for batch in level.log.batches(max(level.w.cursor, level.log.first_offset), level.log.next_offset):
-                for value in batch.values:
-                    n += 0 if value is None else len(value)
+                for offset, value in zip(batch.offsets.tolist(), batch.values):
+                    c = level.chunk(offset // CHUNK_SLOTS, NULL)
+                    if value is not None and (c is None or c.slots[offset % CHUNK_SLOTS].word == 0):
+                        n += len(value)
         self.q.bytes_in, self.q.bytes_out = n, 0
