@@ -220,11 +220,11 @@ class QueueModel:
     def extend(self, each: Sent, seconds: float) -> None:
         each.lease_ends = min(self.now + seconds * SECOND, each.leased_at + self.max_lease * SECOND)
 
-    def leave(self, who: object) -> None:
-        """A holder closed, or died: what it had comes back."""
+    def leave(self, *holders: object) -> None:
+        """They closed, or died: what they had comes back."""
         self.step += 1
         for each in self.leased():
-            if each.holder is who:
+            if each.holder in holders:
                 self.give_back(each)
 
     def purge(self) -> int:

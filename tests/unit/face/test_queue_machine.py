@@ -84,12 +84,12 @@ class QueueMachine(RuleBasedStateMachine):
         max_attempts=st.integers(1, 4),
         ttl=st.sampled_from([None, None, None, 40]),
         dead=st.sampled_from(["kept", "kept", "with the expired", "dropped"]),
-        bound=st.sampled_from([{}, {}, {}, {"max_length": 6}, {"max_bytes": 12}]),
+        bound=st.sampled_from([{}, {}, {"max_length": 4}, {"max_bytes": 7}]),
         overflow=st.sampled_from(["reject", "drop_oldest", "drop_new", "dead_letter"]),
         padding=st.sampled_from([0, 0, 4000]),
     )
     def begin(self, priorities, max_attempts, ttl, dead, bound, overflow, padding):
-        config = {"lease": 20, "max_lease": 90, "max_attempts": max_attempts, "dedup_window": 60.5, **bound}
+        config = {"lease": 20, "max_lease": 40, "max_attempts": max_attempts, "dedup_window": 60.5, **bound}
         config |= {"fifo": True} if self.fifo else {"priorities": priorities}
         config |= {} if ttl is None else {"ttl": ttl}
         config |= {"overflow": overflow} if bound else {}
@@ -135,12 +135,18 @@ class QueueMachine(RuleBasedStateMachine):
             send()
         return None
 
-    @rule(who=which, count=st.integers(0, 9), level=st.integers(0, 2), delay=delays, group=groups)
+    @rule(who=which, count=st.sampled_from([0, 1, 2, 3, 9]), level=st.integers(0, 2), delay=delays, group=groups)
     def send_many(self, who, count, level, delay, group):
         values = [self.new_value() for _ in range(count)]
         theirs, ours = self.options(level, group)
         became = self.model.send(*values, delay=delay, **ours)
         self.sent_or_full(became, lambda: self.pick(who).queue.send_many(values, delay=delay, **theirs))
+
+    @rule(who=which, levels=st.sampled_from([(0, 1, 2, 0, 1), (2, 2, 1, 0, 0, 0), (1,) * 8]), group=groups)
+    def send_some(self, who, levels, group):
+        """Until there is no room."""
+        for level in levels:
+            self.send(who, level, 0, None, group, None)
 
     # ---- receiving
 
@@ -210,18 +216,34 @@ class QueueMachine(RuleBasedStateMachine):
             getattr(self.model, verb)(held.sent, *more)
 
     @precondition(lambda self: any(not held.good for held in self.held))
-    @rule(who=which, verb=st.sampled_from(VERBS), among=st.booleans())
-    def settle_a_stale_one(self, who, verb, among):
-        """Alone, or among good ones: all or nothing."""
+    @rule(who=which, verb=st.sampled_from(VERBS), how=st.sampled_from(["alone", "among good ones", "in a transaction"]))
+    def settle_a_stale_one(self, who, verb, how):
+        """All or nothing. First those that somebody has again."""
         stale = [held for held in self.held if not held.good]
+        stale = [held for held in stale if held.sent.state == LEASED] or stale
         held = stale[who % len(stale)]
         more = (5,) if verb == "extend" else ()
         with pytest.raises(seglog.LeaseLost):
-            if among:
+            if how == "alone":
+                getattr(held.message, verb)(*more)
+            elif how == "among good ones":
                 mine = [each for each in self.good_ones() if each.handle is held.handle]
                 getattr(held.handle.queue, verb)([each.message for each in [*mine, held]], *more)
             else:
-                getattr(held.message, verb)(*more)
+                with held.handle.store.transaction() as tx:
+                    getattr(held.message, "reject" if verb == "reject" else "ack")(tx=tx)
+
+    @precondition(lambda self: self.good_ones())
+    @rule(who=which, verb=st.sampled_from(VERBS), how=st.sampled_from(["alone", "among good ones", "in a transaction"]))
+    def be_too_slow(self, who, verb, how):
+        """However often the lease was extended; and somebody may have it again."""
+        good = self.good_ones()
+        good[who % len(good)].message.extend(500)
+        self.model.extend(good[who % len(good)].sent, 500)
+        self.clock.advance(41)
+        self.upkeep(who)
+        self.receive(who, 100)
+        self.settle_a_stale_one(who, verb, how)
 
     # ---- transactions
 
@@ -243,6 +265,20 @@ class QueueMachine(RuleBasedStateMachine):
         if all(other is not held for _, other in one.verbs):
             getattr(held.message, verb)(tx=one.tx)
             one.verbs.append((verb, held))
+
+    @precondition(lambda self: self.good_ones())
+    @rule(who=which)
+    def two_transactions_ack_the_same(self, who):
+        """The second commits before anybody has seen what the first did."""
+        good = self.good_ones()
+        held = good[who % len(good)]
+        first, second = held.handle.store.transaction(), held.handle.store.transaction()
+        held.message.ack(tx=first)
+        held.message.ack(tx=second)
+        first.commit()
+        with pytest.raises(seglog.LeaseLost):
+            second.commit()
+        self.model.ack(held.sent)
 
     @precondition(lambda self: self.open and not self.bound)
     @rule(who=which, level=st.integers(0, 2), delay=delays, group=groups)
@@ -316,8 +352,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def left(self, *gone):
         """What they had comes back, as soon as somebody looked whether they live."""
-        for who in gone:
-            self.model.leave(who)
+        self.model.leave(*gone)
         self.held = [held for held in self.held if held.handle not in gone]
         self.upkeep()
 
