@@ -62,7 +62,7 @@ cdef class Delivery(Leases):
         level.change(c, i, LEASED, m.attempts, m.deliveries, slot, 0, mono + self.lease_us)
         platform.failpoint("queue.leased")
         self.owners[slot].leased += 1
-        if self.by_bytes:
+        if self.by_bytes and level.index < self.priorities:
             self.q.bytes_out += max(e.value_size, 0)
         m.show(e, batch, level.index)
         m.home, m.state, m.leased_at, m.first_received_at = self, LEASED, mono, c.slots[i].first
@@ -167,7 +167,7 @@ cdef class Delivery(Leases):
                 looked += 1
                 g = self.groups.find(self.group_of(&level.front.e), &self.q.groups)
                 if self.grouping == 2 or self.groups.entries[g].active or self.groups.entries[g].first >= 0:
-                    level.change(c, i, WAITING, 0, 0, 0, 0, number_attribute(&level.front.e, b"seglog-expires", 14, 0))
+                    level.change(c, i, WAITING, 0, 0, 0, 0, self.end_of_life(&level.front.e))
                     self.groups.append(level, g, offset, self.grouping == 2)
                     w.cursor = offset + 1
                     continue
@@ -566,9 +566,9 @@ cdef class Delivery(Leases):
                 attempts = attempts_of(word) if counts else max(attempts_of(word) - 1, 0)
                 due = dues[k] if dues is not None else 0
                 self.owners[owner_of(word)].leased -= 1
-                if self.by_bytes and due == 0:
-                    self.q.bytes_out -= max(m.value_size, 0)
                 level = <Level>self.levels[m.partition]
+                if self.by_bytes and due == 0 and level.index < self.priorities:
+                    self.q.bytes_out -= max(m.value_size, 0)
                 level.change(c, i, DELAYED if due else READY, attempts, m.deliveries, 0, 0, due or self.ends_at(level, m.offset))
         finally:
             self.unlock(True)
@@ -676,7 +676,14 @@ cdef class Delivery(Leases):
         cdef list got = []
         cdef Batch batch
         cdef Chunk c
-        at = max(platform.load_i64(&its.w.cursor), start, its.log.first_offset)
+        self.lock()                         # what others made there is seen from here on
+        try:
+            at = max(its.w.cursor, start, its.log.first_offset)
+            for number in its.numbers:
+                if number >= at // CHUNK_SLOTS:
+                    its.chunk(number, NULL)
+        finally:
+            self.unlock(False)
         while at < stop and len(got) < n:
             batch = its.log.collect(at, stop, 1, 1048576)
             if batch is None:
@@ -845,16 +852,17 @@ cdef class Delivery(Leases):
         """The n that would come next, of the lowest level that has some, go: to the dead letters, or for good. How many went."""
         cdef Level level
         cdef Chunk c
-        cdef int64_t i, offset, stop
+        cdef int64_t i, offset, blocked, stop
         cdef int64_t gone = 0
         self.lock()
         try:
             for level in self.levels[:self.priorities]:
                 while gone < n:
                     stop = platform.load_i64(&level.log.w.next_offset)
-                    if level.w.n[READY]:
-                        offset = level.lowest(READY, 0)
-                    else:
+                    offset, blocked = level.lowest(READY, 0), level.lowest(WAITING, 0)
+                    if blocked >= 0 and (offset < 0 or blocked < offset):
+                        offset = blocked
+                    if offset < 0:
                         if level.w.cursor < level.log.w.first_offset:
                             level.w.cursor = level.log.w.first_offset
                         if level.w.cursor >= stop or not level.front.seek(level.w.cursor, stop):
@@ -865,7 +873,7 @@ cdef class Delivery(Leases):
                     c = level.chunk(offset // CHUNK_SLOTS, &self.q.chunks)
                     i = offset % CHUNK_SLOTS
                     c.grow(i)
-                    if state_of(c.slots[i].word) > READY:
+                    if offset != blocked and state_of(c.slots[i].word) > READY:
                         level.w.cursor = offset + 1
                         level.w.ahead = max(level.w.ahead - 1, 0)
                         continue
@@ -908,6 +916,8 @@ cdef class Delivery(Leases):
                     level.w.cursor, level.w.gap, level.w.ahead, level.w.scanned = stop, 0, 0, stop
                     platform.failpoint("queue.purging")
                     level.log.trim(stop)
+                if self.by_bytes:
+                    self._count_bytes()
             finally:
                 self.settled.shared.unlock()
         finally:

@@ -201,16 +201,15 @@ cdef class Leases:
                                 self.owners[owner_of(c.slots[i].word)].leased += 1
         self.q.chunks += 1
         if anew:
+            self.q.settle_seen = self.settled.first_offset
+            self.take_in_settled()
+            self.q.acked = self.q.expired = self.q.dropped = self.q.dead = 0
             for level in self.levels[:self.priorities]:
                 self.review(level)
         if self.grouping:
             self.regroup()
         if self.by_bytes:
             self._count_bytes()
-        if anew:
-            self.q.settle_seen = self.settled.first_offset
-            self.take_in_settled()
-            self.q.acked = self.q.expired = self.q.dropped = self.q.dead = 0
         platform.store_u32(&self.q.rebuilding, 0)
         return 0
 
@@ -271,7 +270,7 @@ cdef class Leases:
             self.owners[owner_of(word)].leased -= 1
         elif was == UNTOUCHED and offset >= level.w.cursor:
             level.w.ahead += 1
-        if self.by_bytes and was <= READY:
+        if self.by_bytes and level.index < self.priorities and (was <= READY or was == WAITING):
             self.q.bytes_out += self.size_at(level, offset)
         level.change(c, i, state, attempts_of(word), deliveries_of(word), 0, reason, 0)
         if c.slots[i].group and was != WAITING:
@@ -380,7 +379,7 @@ cdef class Leases:
                 self.settle(level, c, i, SETTLED, DELIVERY_LIMIT)
         else:
             level.change(c, i, READY, attempts, deliveries_of(word), 0, 0, self.ends_at(level, c.h.number * CHUNK_SLOTS + i))
-            if self.by_bytes:
+            if self.by_bytes and level.index < self.priorities:
                 self.q.bytes_out -= self.size_at(level, c.h.number * CHUNK_SLOTS + i)
         return 0
 
@@ -453,7 +452,7 @@ cdef class Leases:
                             word = c.slots[i].word
                             state = state_of(word)
                             if state == DELAYED:
-                                if self.by_bytes:
+                                if self.by_bytes and level.index < self.priorities:
                                     self.q.bytes_out -= self.size_at(level, number * CHUNK_SLOTS + i)
                                 level.change(
                                     c, i, READY, attempts_of(word), deliveries_of(word), 0, 0,
@@ -473,20 +472,23 @@ cdef class Leases:
 
     cdef int64_t ends_at(self, Level level, int64_t offset) except -1:
         """When the message at `offset` expires; 0 when it does not, or lies among the delayed ones."""
-        cdef int64_t until = 0
         if level.index < self.priorities and offset >= level.log.w.first_offset \
                 and level.back.seek(offset, platform.load_i64(&level.log.w.next_offset)) and level.back.e.offset == offset:
-            if self.ttl_us >= 0:
-                until = level.back.e.timestamp + self.ttl_us
-            if level.back.e.header_size:
-                until = number_attribute(&level.back.e, b"seglog-expires", 14, until)
-        return max(until, 0)
+            return self.end_of_life(&level.back.e)
+        return 0
+
+    cdef int64_t end_of_life(self, const Entry *e) noexcept:
+        """When a message expires: as it says itself, or by the queue's ttl; 0 when it does not."""
+        cdef int64_t until = e.timestamp + self.ttl_us if self.ttl_us >= 0 else 0
+        return max(number_attribute(e, b"seglog-expires", 14, until) if e.header_size else until, 0)
 
     cdef int expire(self, Level level, Chunk c, int64_t i) except -1:
         cdef uint64_t word = c.slots[i].word
         if self.keeps_expired:
             if state_of(word) == UNTOUCHED and c.h.number * CHUNK_SLOTS + i >= level.w.cursor:
                 level.w.ahead += 1
+            if self.by_bytes:
+                self.q.bytes_out += self.size_at(level, c.h.number * CHUNK_SLOTS + i)
             level.change(c, i, DOOMED, attempts_of(word), deliveries_of(word), 0, EXPIRED, 0)
             return 0
         return self.settle(level, c, i, SETTLED, EXPIRED)
@@ -670,6 +672,8 @@ cdef class Leases:
                         if state_of(c.slots[i].word) == READY or state_of(c.slots[i].word) == WAITING:
                             n += self.size_at(level, number * CHUNK_SLOTS + i)
             for batch in level.log.batches(max(level.w.cursor, level.log.first_offset), level.log.next_offset):
-                for value in batch.values:
-                    n += 0 if value is None else len(value)
+                for offset, value in zip(batch.offsets.tolist(), batch.values):
+                    c = level.chunk(offset // CHUNK_SLOTS, NULL)
+                    if value is not None and (c is None or c.slots[offset % CHUNK_SLOTS].word == 0):
+                        n += len(value)
         self.q.bytes_in, self.q.bytes_out = n, 0

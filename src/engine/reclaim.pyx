@@ -100,6 +100,19 @@ def reclaim(Delivery queue not None, int64_t older_than, bint keeps, stop=None):
     return max(before - after, 0)
 
 
+cdef bint is_young(Log log, int64_t base, int64_t end, int64_t older_than) except -1:
+    """Whether a record of the segment is younger than `older_than`."""
+    if older_than >= <int64_t>1 << 62:
+        return False
+    newest = log.newest_timestamp(base)
+    if newest is None:                  # a power cut came before its index was finished: ask the records
+        for batch in log.batches(max(base, log.first_offset), end):
+            if max(batch.timestamps.tolist()) > older_than:
+                return True
+        return False
+    return newest > older_than
+
+
 cdef int trim_level(Delivery queue, Level level, int64_t older_than) except -1:
     cdef int64_t floor, upto = -1
     cdef list bases
@@ -112,8 +125,7 @@ cdef int trim_level(Delivery queue, Level level, int64_t older_than) except -1:
     for i in range(len(bases) - 1):
         if bases[i + 1] > floor:
             break
-        newest = level.log.newest_timestamp(bases[i])
-        if newest is not None and newest > older_than:
+        if is_young(level.log, bases[i], bases[i + 1], older_than):
             break
         upto = bases[i + 1]
     if upto > level.log.first_offset:
@@ -172,8 +184,7 @@ cdef int sift_level(Delivery queue, Level level, int64_t older_than, stop) excep
         base, end = bases[k], level.log.end_of(bases, k)
         if end <= level.log.first_offset or end > level.w.cursor:
             continue
-        newest = level.log.newest_timestamp(base)
-        if newest is not None and newest > older_than:
+        if is_young(level.log, base, end, older_than):
             continue
         if level.sifted.get(base) == end:
             count = level.sifted_live.get(base, 0)

@@ -43,6 +43,7 @@ EXPIRES, DUE, GROUP, PRIORITY = "seglog-expires", "seglog-due", "seglog-group", 
 ID, SENT, ORIGIN, DEDUP_WAS = "seglog-id", "seglog-sent", "seglog-origin", "seglog-dedup"
 OWN = (DEDUP_ID, DEDUP_AT)
 MOVED = 4  # the reason of what was moved elsewhere
+EVERY = 1 << 62  # offsets back: more than there are, also behind those that a power cut makes uncertain (1 << 40 each time)
 AT_ONCE = 500  # messages that one transaction moves
 SORTED_AT_ONCE = 50_000  # delayed messages that are put into the order in which they are due
 UNTOUCHED, READY, LEASED, DELAYED, DOOMED, WAITING, SETTLED = range(7)
@@ -157,15 +158,15 @@ class Queue(Delivery):
         With a bound all of them are there or, after QueueFull, none; else as `Topic.send_many`. Raises as `send`. About 40 ns each.
         """
         options = (priority, delay, deliver_at, ttl, group)
-        if headers is None and options == (None,) * 5:
+        if headers is None and options == (None,) * 5 and (tx is None or self._config.ttl is None):
             level, each = 0, None
         else:
-            level, own = self._made(None, *options[:4], None, group)
+            level, own = self._made(None, *options[:4], None, group, tx)
             if headers is None:
                 each = [own] * len(values)
             else:
                 each = [self._checked(one) | own for one in headers]
-        if self._config.bounded:
+        if self._config.bounded and level != self._delayed:
             done = self._admit(
                 len(values),
                 sum(map(len, values)) if self._config.max_bytes else 0,
@@ -192,7 +193,7 @@ class Queue(Delivery):
     ) -> Position | None:
         """`send` with options, for a bounded queue, or in a transaction."""
         self._check_open()
-        level, own_headers = self._made(headers, priority, delay, deliver_at, ttl, dedup_id, group)
+        level, own_headers = self._made(headers, priority, delay, deliver_at, ttl, dedup_id, group, tx)
         if dedup_id is not None:
             if tx is not None:
                 raise ConfigError(
@@ -205,7 +206,8 @@ class Queue(Delivery):
             found = self._repeated(own_headers[DEDUP_ID])
             if found is not None:
                 return found
-        if dedup_id is None and not self._config.bounded:
+        bounded = self._config.bounded and level != self._delayed  # what is delayed does not count
+        if dedup_id is None and not bounded:
             return self.topic.send(value, key, own_headers or None, partition=level, tx=tx)
 
         def add(own: Transaction) -> None:
@@ -217,7 +219,7 @@ class Queue(Delivery):
                 self._note_dedup(self._home.clock())
 
         try:
-            done = self._admit(1, 0 if value is None else len(value), add, tx, timeout)
+            done = self._admit(bounded, 0 if value is None or not bounded else len(value), add, tx, timeout)
         except Known as known:
             return known.position
         if done is None:
@@ -226,7 +228,15 @@ class Queue(Delivery):
         return Position(level, span.start)
 
     def _made(
-        self, headers: Any, priority: Any, delay: Any, deliver_at: Any, ttl: Any, dedup_id: Any, group: Any
+        self,
+        headers: Any,
+        priority: Any,
+        delay: Any,
+        deliver_at: Any,
+        ttl: Any,
+        dedup_id: Any,
+        group: Any,
+        tx: Transaction | None,
     ) -> tuple[int, dict[str, Any]]:
         """The level a message goes to, and its headers with the queue's own."""
         own = self._checked(headers)
@@ -241,10 +251,11 @@ class Queue(Delivery):
             available = self._home.clock() + wait if wait else None
         elif deliver_at is not None:
             available = micros(deliver_at, "deliver_at")
-        if ttl is not None:
-            life = seconds(ttl, "ttl")
-            if self._config.ttl is not None:
-                life = min(life, self._config.ttl)
+        life = None if ttl is None else seconds(ttl, "ttl")
+        if self._config.ttl is not None and (life is not None or available is not None or tx is not None):
+            # Said by the message where it is not the log's order in which they expire.
+            life = self._config.ttl if life is None else min(life, self._config.ttl)
+        if life is not None:
             own[EXPIRES] = number_bytes((available or self._home.clock()) + round(life * 1e6))
         if group is not None:
             own[GROUP] = bytes_of(group, "group")
@@ -273,7 +284,7 @@ class Queue(Delivery):
         """Where the message is that was sent with this id within the window."""
         window, now = round(self._config.dedup_window * 1e6), self._home.clock()
         for log in self._logs:
-            offset = self.topic.window(log.partition).find(log, dedup_id, now, window, 1 << 40)
+            offset = self.topic.window(log.partition).find(log, dedup_id, now, window, EVERY)
             if offset is not None:
                 return Position(log.partition, offset)
         return None
@@ -293,14 +304,14 @@ class Queue(Delivery):
         self, n: int, size: int, add: Callable[[Transaction], object], tx: Transaction | None, timeout: Any
     ) -> Transaction | None:
         """`add` in a transaction that commits only while there is room for n messages more. None: in `tx`, or dropped."""
-        overflow, ahead = self._config.overflow, 0
+        overflow, ahead, bounded = self._config.overflow, 0, self._config.bounded and n > 0
         deadline = None if timeout is None else time.monotonic() + seconds(timeout, "timeout")
-        if self._config.bounded and (n > (self._config.max_length or n) or size > (self._config.max_bytes or size)):
+        if bounded and (n > (self._config.max_length or n) or size > (self._config.max_bytes or size)):
             raise self._is_full(f"{n:,} messages of {size:,} bytes never have room in it", never=True)
         while True:
             own = self._home.transaction() if tx is None else tx
             try:
-                if self._config.bounded:
+                if bounded:
                     ahead = 0 if tx is None else sum(tx.ahead(log) for log in self._logs[: self._delayed])
                     if ahead and n + ahead > (self._config.max_length or n + ahead) and overflow != "drop_new":
                         raise self._is_full(f"there is never room for the {n + ahead:,} messages of this transaction", never=True)
@@ -391,6 +402,10 @@ class Queue(Delivery):
         limit = self._config.max_attempts
         dead = [message for message in messages if limit and message.attempts >= limit]
         alive = [message for message in messages if not (limit and message.attempts >= limit)]
+        if dead:
+            with self._home.transaction() as tx:
+                self._bury(dead, "delivery_limit", error, tx)
+                tx.require(partial(self._still, alive))  # a stale one among them: none has failed
         if alive:
             now = self._home.clock()
             backoff = self._config.backoff
@@ -399,8 +414,6 @@ class Queue(Delivery):
             else:
                 waits = [0.0 if backoff is None else backoff.delay(message.attempts) for message in alive]
             self._give_back(alive, [now + round(wait * 1e6) if wait else 0 for wait in waits], True)
-        if dead:
-            self._bury(dead, "delivery_limit", error)
 
     def _release(self, messages: list[Message]) -> None:
         self._give_back(messages, None, False)
@@ -424,6 +437,7 @@ class Queue(Delivery):
 
     def _bury(self, messages: list[Message], reason: str, error: str | None, tx: Transaction | None = None) -> None:
         """To the dead letters, each exactly once: its copy there and the end here are one transaction."""
+        messages = list({(message.priority, message.offset): message for message in messages}.values())  # named twice
         target = self.dead_letter
         own = self._home.transaction() if tx is None else tx
         dead = None if target is None else self._home.dead_letters(target)
@@ -482,6 +496,10 @@ class Queue(Delivery):
             if keep_dedup and DEDUP_AT in own:
                 headers[DEDUP_AT] = own[DEDUP_AT]
         self.topic.send(message.value, message.key, headers, timestamp=timestamp, partition=level, tx=tx)
+        if self._config.max_bytes is not None:
+            tx.hold(self._settled)
+            tx.require(partial(self._add_bytes, len(message.value or b"")))
+            tx.on_abort(self._recount_bytes)
 
     def _do_chores(self) -> None:
         """Move what is due from the delayed log, and what is doomed to the dead letters. By whoever comes first."""

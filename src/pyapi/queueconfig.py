@@ -92,7 +92,7 @@ class QueueConfig:
 
     overflow: Overflow = "block"
     """What a send does that would exceed that: "block" waits for room, "reject" raises QueueFull, "drop_oldest" lets go of the
-    message that would come next, "dead_letter" moves that to the dead letters, "drop_new" forgets the new one."""
+    oldest message of the lowest level, "dead_letter" moves that to the dead letters, "drop_new" forgets the new one."""
 
     priorities: int = 1
     """How many levels there are: 0 to this - 1, the highest first. Each has a log of its own."""

@@ -786,3 +786,172 @@ def test_what_seglog_keeps_beside_queues_is_no_queues_name(tmp_path):
                 store.queue("jobs", dead_letter=name)
         assert store.queues() == []
         store.topic("seglog.replies")  # topics are apart
+
+
+# ---- what the machine of `test_queue_machine.py` found -----------------------------------------------------------
+
+
+@pytest.fixture
+def clock():
+    return seglog.ManualClock()
+
+
+@pytest.fixture
+def timed(tmp_path, clock):
+    """A store whose time the test moves."""
+    with seglog.open(tmp_path / "data", fsync="never", upkeep=False, clock=clock) as store:
+        yield store
+
+
+def restarted(store, clock):
+    """The store as it is found after the machine was restarted."""
+    store.close()
+    for folder, _, names in os.walk(store.path):
+        for name in {"shm", "tail.shm"} & set(names):
+            os.unlink(os.path.join(folder, name))
+    return seglog.open(store.path, fsync="never", upkeep=False, clock=clock)
+
+
+def test_an_id_is_known_after_the_machine_was_restarted(timed, clock):
+    where = timed.queue("jobs").send(b"1", dedup_id=b"x")
+    with restarted(timed, clock) as store:
+        q = store.queue("jobs")
+        assert q.send(b"1", dedup_id=b"x") == where
+        q.receive(1, 0)[0].ack()
+        store.upkeep()  # gives back what it can
+        with seglog.open(store.path, fsync="never", upkeep=False, clock=clock) as other:
+            assert other.queue("jobs").send(b"1", dedup_id=b"x") == where
+
+
+def test_what_is_named_twice_is_buried_once(store):
+    q = store.queue("jobs", max_attempts=1)
+    q.send_many([b"nack", b"reject"])
+    nacked, rejected = q.receive(2, 0)
+    q.nack([nacked, nacked])
+    q.reject([rejected, rejected])
+    assert values(store.queue("jobs.dead").browse()) == [b"nack", b"reject"]
+
+
+def test_a_batch_with_a_stale_one_fails_none(store):
+    q = store.queue("jobs", max_attempts=2)
+    q.send(b"old")
+    q.receive(1, 0)[0].nack()
+    q.send(b"new")
+    old, new = q.receive(2, 0)
+    old.release()
+    with pytest.raises(seglog.LeaseLost):
+        q.nack([old, new])
+    new.ack()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("overflow", ["drop_oldest", "dead_letter"])
+def test_what_waits_for_its_group_makes_room_too(store, overflow):
+    q = store.queue("jobs", fifo=True, max_length=2, overflow=overflow)
+    q.send(b"out", group=b"g")
+    q.receive(1, 0)
+    q.send_many([b"1", b"2"], group=b"g")
+    assert q.receive(1, 0) == []
+    q.send(b"3", group=b"g")
+    assert q.statistics().depth == 3
+    assert sorted(values(q.browse())) == [b"2", b"3", b"out"]
+
+
+def test_what_is_delayed_needs_no_room(timed, clock):
+    q = timed.queue("jobs", max_length=1, overflow="drop_oldest")
+    q.send(b"now")
+    q.send(b"later", delay=5)
+    assert values(q.peek(9)) == [b"now"]
+    clock.advance(5)
+    assert values(q.receive(9, 0)) == [b"now", b"later"]
+
+
+def test_a_bound_of_bytes_is_exact_whatever_became_of_them(timed, clock):
+    q = timed.queue("jobs", max_bytes=10, overflow="reject", max_attempts=1)
+
+    def room():
+        """How many bytes may still be sent: sent, and taken away."""
+        for size in range(10, 0, -1):
+            try:
+                q.send(b"x" * size)
+            except seglog.QueueFull:
+                continue
+            return size
+        return 0
+
+    q.send(b"12345", delay=5)
+    assert room() == 10
+    assert q.purge() == 2
+    assert room() == 10
+    q.receive(1, 0)[0].reject("no")
+    clock.advance(5)
+    assert timed.queue("jobs.dead").redrive() == 1
+    with pytest.raises(seglog.QueueFull):
+        q.send(b"y")
+    q.receive(1, 0)[0].ack()
+    q.send(b"12345", delay=5)
+    clock.advance(5)
+    timed.upkeep()
+    assert room() == 5
+
+
+def test_an_expired_message_gives_its_bytes_back(timed, clock):
+    q = timed.queue("jobs", max_bytes=10, overflow="reject", fifo=True, ttl=30, dead_letter_expired=True)
+    q.send(b"12345", group=b"g")
+    q.receive(1, 0)
+    q.send(b"1234567890", group=b"g")
+    assert q.receive(1, 0) == []
+    clock.advance(31)
+    timed.upkeep()
+    q.send(b"1234567890", group=b"g")
+    with pytest.raises(seglog.QueueFull):
+        q.send(b"1", group=b"g")
+
+
+def test_what_waits_for_its_group_expires_there(timed, clock):
+    q = timed.queue("jobs", fifo=True, ttl=40, lease=20, max_attempts=1, dead_letter_expired=True)
+    q.send_many([b"1", b"2", b"3", b"4"], group=b"g")
+    clock.advance(25)
+    assert values(q.receive(1, 0)) == [b"1"]
+    q.send(b"5", group=b"g")
+    assert q.receive(1, 0) == []
+    clock.advance(21)
+    assert values(q.receive(9, 0)) == [b"5"]
+    assert q.statistics().expired == 3
+
+
+def test_what_expires_behind_others_is_not_counted(timed, clock):
+    q = timed.queue("jobs", ttl=40)
+    with timed.transaction() as tx:
+        q.send(b"early", tx=tx)
+        q.send_many([b"early too"], tx=tx)
+        clock.advance(20)
+        q.send(b"late")
+    q.send(b"soon", delay=1)
+    clock.advance(10)
+    q.send(b"later")
+    timed.upkeep()
+    clock.advance(11)
+    assert q.statistics().ready == 3
+    clock.advance(20)
+    assert q.statistics().ready == 1
+
+
+def test_whoever_looks_sees_what_expired_in_another_process(timed, clock):
+    q = timed.queue("jobs")
+    with seglog.open(timed.path, fsync="never", upkeep=False, clock=clock) as other:
+        theirs = other.queue("jobs")
+        q.send(b"y")
+        q.send(b"z", ttl=5)
+        clock.advance(6)
+        assert theirs.statistics().ready == 1
+        assert values(q.peek(9)) == values(q.browse()) == [b"y"]
+
+
+def test_what_comes_to_its_end_by_a_restart_is_counted_after_it(timed, clock):
+    q = timed.queue("jobs", max_attempts=1, dead_letter=False)
+    q.send(b"x")
+    q.receive(1, 0)
+    with restarted(timed, clock) as store:
+        now = store.queue("jobs").statistics()
+        assert (now.depth, now.dead_lettered) == (0, 1)
