@@ -403,8 +403,6 @@ class QueueJudge:
         for round in range(2):
             if round == 0 or rng.random() < 0.7:
                 self.boots()
-            program.open()
-            self.say("opened")
             if not self._looked(program, round, promised):
                 # A hole, as never may leave: a queue does not go past it by itself.
                 program.drop()
@@ -424,6 +422,8 @@ class QueueJudge:
 
     def _looked(self, program: Program, round: int, promised: bool) -> bool:
         try:
+            program.open()
+            self.say("opened")
             self._look(program, round, promised)
         except (CorruptBatch, CorruptSegment):
             if promised:
@@ -456,13 +456,13 @@ class QueueJudge:
             there = list(queue.browse())
             seen[name] = [identity(m.value) for m in there]
             self.say("got", [number for number in seen[name] if number in model.fates])
-            exact = promised or round > 0  # else there may be holes, whose offsets count until they are passed
-            if exact and len(there) != said.depth:
+            # With never there may be holes, whose offsets count until they are passed.
+            if promised and len(there) != said.depth:
                 self._complain(round, f"{name} says that {said.depth} are there, and shows {len(there)}")
             got: list[Any] = []
             while some := queue.receive(1000, timeout=0):
                 got += some
-            if exact and len(got) != said.ready and not queue.config.fifo:
+            if promised and len(got) != said.ready and not queue.config.fifo:
                 self._complain(round, f"{name} says that {said.ready} are ready, and hands out {len(got)}")
             early = [m for m in got if program.who == 16 and (fate := model.fates.get(identity(m.value))) and fate.due > program.clock.now]
             # Cut again, time may have gone back.
