@@ -22,6 +22,9 @@ from seglog.engine.slots cimport (
     word_of,
 )
 
+from seglog.engine.errors import SeglogError
+from seglog.engine.segment import sync_directory
+
 cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
 cdef enum:
     SLICE_US = 50000                # the longest nap: signals and deaths are noticed that soon
@@ -926,13 +929,26 @@ cdef class Delivery(Leases):
         return n
 
     def _sync(self):
-        """What was settled before this was called survives a power cut when it returns."""
+        """What was settled before this was called, by whatever process, survives a power cut when it returns."""
         cdef Level level
         cdef Chunk c
-        for level in self.levels:
-            for c in list(level.chunks.values()):
-                if c.dirty:
-                    c.sync(self.shared.liveness)
+        cdef list chunks = []
+        cdef int64_t version
+        self.lock()
+        try:
+            version = self.q.chunks
+            for level in self.levels:
+                for number in list(level.numbers):
+                    c = level.chunk(number, NULL)
+                    if c is not None and (c.dirty or platform.load_i64(&c.h.synced) < platform.load_i64(&c.h.stored)):
+                        chunks.append(c)
+        finally:
+            self.unlock(False)
+        for c in chunks:
+            c.sync(self.shared.liveness)
+        if self.first.fsync == 0 and version != self.named:
+            sync_directory(self.shared.path)    # else each name is on the disk before it is used
+            self.named = version
 
     def _wait_for_space(self, int64_t deadline):
         """Sleep until somebody received something, at most 50 ms; False when it is past `deadline` (monotonic µs; negative: never)."""
@@ -957,6 +973,11 @@ cdef class Delivery(Leases):
         cdef int64_t me
         if self.shut:
             return
+        if self.first.fsync != 0:
+            try:
+                self._sync()
+            except (SeglogError, OSError):      # a queue that is gone, or a disk that fails: what was acked may come again
+                pass
         me = <int64_t>self.shared.liveness.word << 32 | (self.number & 0x7FFFFFFF)
         if self.q.active == me:
             platform.store_i64(&self.q.active, 0)

@@ -34,6 +34,7 @@ cdef class Leases:
     cdef int grouping               # 1: FIFO, 2: fair
     cdef int64_t lookahead
     cdef int64_t seen_chunks        # which list of chunks all levels looked at last
+    cdef int64_t named              # and which one has its names on the disk, with fsync="never"
     cdef Groups groups
     cdef int64_t number             # of this handle, among those of its process
 
@@ -42,6 +43,7 @@ cdef class Leases:
     cdef int unlock(self, bint news) except -1
     cdef int rebuild(self, bint anew) except -1
     cdef int review(self, Level level) except -1
+    cdef int delay_again(self, Level level) except -1
     cdef int64_t size_at(self, Level level, int64_t offset) except -1
     cdef int64_t mono(self) except? -1
     cdef int become_owner(self) except -1

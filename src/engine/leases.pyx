@@ -75,7 +75,7 @@ cdef class Leases:
         self.lease_us, self.max_lease_us, self.ttl_us, self.max_attempts = lease_us, max_lease_us, ttl_us, max_attempts
         self.keeps_dead, self.keeps_expired, self.weighted, self.single = keeps_dead, keeps_expired, weighted, single
         self.plain, self.by_bytes, self.grouping, self.lookahead = plain, by_bytes, grouping, lookahead
-        self.seen_chunks = -1
+        self.seen_chunks = self.named = -1
         self.groups = Groups(folder) if grouping else None
         self.settled, self.first = settled, logs[0]
         self.priorities = <int>len(logs) - 1
@@ -206,6 +206,7 @@ cdef class Leases:
             self.q.acked = self.q.expired = self.q.dropped = self.q.dead = 0
             for level in self.levels[:self.priorities]:
                 self.review(level)
+            self.delay_again(<Level>self.levels[self.priorities])
         if self.grouping:
             self.regroup()
         if self.by_bytes:
@@ -239,6 +240,23 @@ cdef class Leases:
                     until = self.ends_at(level, number * CHUNK_SLOTS + i)
                     if until:
                         level.change(c, i, READY, attempts_of(word), deliveries_of(word), 0, 0, until)
+        return 0
+
+    cdef int delay_again(self, Level level) except -1:
+        """Under the lock, in a new boot: of the delayed messages, those are not ready yet that are not due, though their words were lost."""
+        cdef Chunk c
+        cdef int64_t i, offset, due, wall = self.first.now(), stop = platform.load_i64(&level.log.w.next_offset)
+        for number in list(level.numbers):
+            c = level.chunk(number, NULL)
+            if c is None or c.h.n[READY] == 0:
+                continue
+            for i in range(c.h.allocated):
+                offset = number * CHUNK_SLOTS + i
+                if state_of(c.slots[i].word) == READY and offset >= level.log.w.first_offset and level.back.seek(offset, stop) \
+                        and level.back.e.offset == offset:
+                    due = number_attribute(&level.back.e, b"seglog-due", 10, 1)
+                    if due > wall:
+                        level.change(c, i, DELAYED, 0, 0, 0, 0, due)
         return 0
 
     cdef int64_t mono(self) except? -1:

@@ -34,11 +34,8 @@ def confirm(Delivery queue not None):
     cdef list some
     if platform.load_i64(&log.w.next_offset) <= start:
         return
-    if log.fsync == 0:              # never: nothing is promised beyond this boot
-        stop = log.w.next_offset
-    else:
-        log.sync()
-        stop = log.w.durable_offset
+    log.sync()                      # whatever `fsync` says: a sync may have covered it, and the records that say so go
+    stop = log.w.durable_offset
     some = []
     for batch in log.batches(start, stop):
         for record in batch:
@@ -47,8 +44,7 @@ def confirm(Delivery queue not None):
             confirm_some(queue, some)
             some = []
     confirm_some(queue, some)
-    if log.fsync != 0:
-        queue._sync()
+    queue._sync()
     platform.failpoint("reclaim.confirmed")
     log.trim(stop)
 
@@ -159,8 +155,7 @@ cdef int settle_chunks(Delivery queue, Level level, bint keeps) except -1:
                     continue
                 path = level.path_of(number)
                 os.close(os.open(path + ".done", os.O_CREAT | os.O_RDWR, 0o666))
-                if level.log.fsync != 0:
-                    sync_directory(level.folder)
+                sync_directory(level.folder)        # whatever `fsync` says: the words that go may have been synced
                 platform.failpoint("reclaim.done")
                 level.w.n[SETTLED] -= c.h.n[SETTLED]
                 os.unlink(path)

@@ -105,7 +105,7 @@ cdef class Level:
     cdef Chunk opened(self, int64_t number)
     cdef Chunk made(self, int64_t number)
     cdef int give_back_all(self, Chunk c, int64_t *damaged) except -1
-    cdef int64_t forget_from(self, Chunk c, int64_t end) except -1
+    cdef int64_t forget(self, Chunk c, int64_t start, int64_t stop) except -1
     cdef int64_t last_touched(self, Chunk c) except -2
     cdef int touch(self, int64_t start, int64_t stop) except -1
     cdef int recount(self, bint anew, int64_t *damaged) except -1

@@ -157,28 +157,30 @@ cdef class Reader:
         return 0
 
     cdef int seek(self, int64_t offset, int64_t stop) except -1:
-        """1, and `e` is the first record at or behind `offset`; 0 when there is none below `stop`."""
-        cdef int tries
+        """1, and `e` is the first record at or behind `offset`; 0 when there is none below `stop`. Over as many batches as lie between: whoever
+        gave up early would take a message for one without a record."""
+        cdef int64_t at = offset
         cdef Batch batch
-        for tries in range(2):
-            if self.batch is None or offset >= self.batch.next_offset or offset < self.e.offset:
+        while True:
+            if self.batch is None or at >= self.batch.next_offset or offset < self.e.offset:
                 # Backwards, or to one that this run jumps over: `e` is behind it then, and asked for only when a gap lies between.
-                if offset >= stop:
+                if at >= stop:
                     return 0
-                if self.batch is not None and 0 <= offset - self.batch.next_offset < AHEAD:
+                if self.batch is not None and 0 <= at - self.batch.next_offset < AHEAD \
+                        and self.batch.next_offset >= platform.load_i64(&self.log.w.first_offset):
                     # Perhaps over some that another process has: nearer than by way of an index.
                     batch = self.log.following(self.batch, stop, AHEAD)
                 else:
-                    batch = self.log.collect(offset, stop, AHEAD, AHEAD_BYTES)
+                    batch = self.log.collect(at, stop, AHEAD, AHEAD_BYTES)
                 if batch is None:
                     return 0
                 self.begin(batch)
             while self.e.offset < offset:
                 if not self.walk.advance(&self.e):
+                    at = max(offset, self.batch.next_offset)
                     break
             else:
                 return 1
-        return 0
 
 
 cdef class Level:
@@ -270,6 +272,10 @@ cdef class Level:
             c.h.lease_min = c.h.due_min = NEVER
             for i in range(CHUNK_BLOCKS):
                 c.blocks[i].lease_min = c.blocks[i].due_min = NEVER
+            if self.log.fsync != FSYNC_NEVER:
+                rc = platform.datasync(fd)          # whoever finds the name after a power cut finds a chunk
+                if rc:
+                    raise os_error(rc, "cannot sync the delivery state in", path)
         except BaseException:
             os.unlink(new)
             raise
@@ -377,7 +383,7 @@ cdef class Level:
         """Everything that follows from the words, from the words. `anew`: in a new boot, where no lease of the last one holds."""
         cdef LevelWords *w = self.w
         cdef Chunk c
-        cdef int64_t number, i, j, first, offset, highest = -1, cursor = w.cursor, start, end, ahead = 0
+        cdef int64_t number, i, j, first, offset, highest = -1, cursor = w.cursor, start, end, ahead = 0, at
         cdef uint64_t word
         cdef int state
         cdef Block *b
@@ -392,7 +398,14 @@ cdef class Level:
                 continue
             if anew:
                 # No message has an offset as high as the log's end: what says so is damage, and would hide the one that gets it.
-                damaged[0] += self.forget_from(c, platform.load_i64(&self.log.w.next_offset))
+                damaged[0] += self.forget(c, platform.load_i64(&self.log.w.next_offset), (number + 1) * CHUNK_SLOTS)
+                # Nor does one lie between segments, or before the first: a power cut took it, or the word that it was settled.
+                at = number * CHUNK_SLOTS
+                for start, end in extents[max(bisect.bisect_right(bases, at) - 1, 0):]:
+                    self.forget(c, at, min(max(start, self.log.first_offset), (number + 1) * CHUNK_SLOTS))
+                    at = max(at, end)
+                    if at >= (number + 1) * CHUNK_SLOTS:
+                        break
                 i = self.last_touched(c)
                 c.h.sync_lock = 0
                 c.h.stored, c.h.synced = 1, 0
@@ -475,10 +488,10 @@ cdef class Level:
                 c.slots[i].word = word_of(READY, attempts_of(word), deliveries_of(word), 0, 0, offset)
         return 0
 
-    cdef int64_t forget_from(self, Chunk c, int64_t end) except -1:
-        """Slots of offsets from `end` on say nothing; how many did."""
-        cdef int64_t i, n = 0
-        for i in range(max(end - c.h.number * CHUNK_SLOTS, 0), CHUNK_SLOTS):
+    cdef int64_t forget(self, Chunk c, int64_t start, int64_t stop) except -1:
+        """Slots of offsets start .. stop-1 say nothing; how many did."""
+        cdef int64_t i, n = 0, base = c.h.number * CHUNK_SLOTS
+        for i in range(max(start - base, 0), stop - base):
             if c.slots[i].word or c.slots[i].when:
                 c.grow(i)
                 memset(&c.slots[i], 0, sizeof(MessageSlot))

@@ -688,7 +688,8 @@ class Queue(Delivery):
         return again
 
     def close(self) -> None:
-        """Let go of it: what this process still holds comes back when its leases end. The store closes what it opened."""
+        """Let go of it: what this process still holds comes back when its leases end. The store closes what it opened. What was
+        settled is then on the disk, unless with fsync="never"."""
         self._detach()
 
     def _check_open(self) -> None:

@@ -172,8 +172,9 @@ class QueueExamination:
             offset, moment = int(chunk.offsets[i]), int(when[i])
             record = records.get(offset)
             if record is None:
-                # Nothing is there that could expire; but behind the end something may come to be.
-                right = [] if offset >= end else [moment]
+                # Nothing is there that could expire; but behind the end something may come to be. Where nobody opened it since
+                # the boot, a power cut took the message, and the next opener forgets its state.
+                right = [] if offset >= end and self.levels[level].words is not None else [moment]
             elif chunk.state[i] == DELAYED and level < self.config.priorities:
                 right = [moment] if 0 < moment <= horizon else []  # the word of a nack: nobody else knows it
             else:

@@ -13,8 +13,10 @@ from typing import Any
 
 import xxhash
 
+from seglog import queue as queues
 from seglog import transactions
 from seglog.engine.log import Log
+from seglog.queue import Queue
 
 from .judge import Judge
 from .workload import payload
@@ -29,6 +31,7 @@ class Breaks:
     opener: Callable[..., Any] = Log
     shim = 0  # options of the shim
     fsync: str | None = None  # the only level of the workloads
+    kind: str | None = None  # the only kind of workload; see run.py
     judged_as: str | None = None
     says = ""  # what the judge has to say
 
@@ -178,6 +181,49 @@ class TransactionsWithoutTheirCommits(Breaks):
         transactions.move = lambda root, decisions: None
 
 
+class QueueAlwaysThatIsNever(Breaks):
+    """Messages sent and acked as with "always", and on the disk as with "never"."""
+
+    kind, fsync, judged_as = "queues", "never", "always"
+    says = "sent to jobs and not acked"
+
+
+class AcksThatAreNotSynced(Breaks):
+    """An ack that returns, as with "always", before its word is on the disk."""
+
+    kind, fsync, judged_as = "queues", "interval", "always"
+    says = "it had been acked for good"
+
+
+class MovesInTwoSteps(Breaks):
+    """Dead letters are sent, and then acked where they were: no transaction holds the two together."""
+
+    kind, fsync = "queues", "interval"
+    says = "is there twice"
+
+    def __init__(self) -> None:
+        def bury(queue: Any, messages: list[Any], reason: str, error: str | None, tx: Any = None) -> None:
+            target = queue.dead_letter and queue._home.dead_letters(queue.dead_letter)
+            for message in messages if target else ():
+                target.topic.send(message.value, headers=queue._epitaph(message, reason, error), partition=0)
+            if target:
+                target.topic.sync()
+            with queue._home.transaction() as own:
+                queue._add_settled(own, messages, 1)
+
+        Queue._bury = bury  # type: ignore[method-assign]
+
+
+class SettlementsForgotten(Breaks):
+    """What transactions acked is cut off before the words are on the disk that say so too."""
+
+    kind, fsync = "queues", "always"
+    says = "it had been acked for good"
+
+    def __init__(self) -> None:
+        queues.confirm = lambda queue: queue._settled.trim(queue._settled.next_offset)
+
+
 def segments(judge: Any) -> list[str]:
     folder = judge.path
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -224,6 +270,10 @@ KINDS: dict[str, type[Breaks]] = {
     "tail-comes-back": TailComesBack,
     "parts-of-transactions": PartsOfTransactions,
     "transactions-without-their-commits": TransactionsWithoutTheirCommits,
+    "queue-always-that-is-never": QueueAlwaysThatIsNever,
+    "acks-that-are-not-synced": AcksThatAreNotSynced,
+    "moves-in-two-steps": MovesInTwoSteps,
+    "settlements-forgotten": SettlementsForgotten,
 }
 
 

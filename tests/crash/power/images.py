@@ -115,7 +115,7 @@ class Image:
 
     def _content(self, file: File, name: str) -> bytes | None:
         """The bytes of a file; None when it is not there at all."""
-        transient = name in TRANSIENT or name.startswith("lock.")
+        transient = name in TRANSIENT or name.startswith(("lock.", "groups-"))
         if transient or name.endswith(".idx"):
             how = self.transient
             if how == "mixed" or not transient:

@@ -71,15 +71,26 @@ def preloaded(library: Path) -> dict[str, str]:
 # ---- in a worker ------------------------------------------------------------------------------------------------
 
 
-def of_a_store(workload: int) -> bool:
-    """One workload in five is a store with topics, the others are bare logs."""
-    return workload % 5 == 4
+KINDS = ("log", "log", "log", "queues", "store")
+
+
+def kind_of(workload: int, only: str | None) -> tuple[Any, Any, Any]:
+    """The workload, its judge and its model: of five one is a store with topics, one with queues, the others are bare logs."""
+    from .judge import Judge, Model
+    from .queues import QueueJudge, QueueModel, QueueWorkload
+    from .stores import StoreJudge, StoreModel, StoreWorkload
+    from .workload import Workload
+
+    kinds = {"log": (Workload, Judge, Model), "queues": (QueueWorkload, QueueJudge, QueueModel), "store": (StoreWorkload, StoreJudge, StoreModel)}
+    return kinds[only or KINDS[workload % len(KINDS)]]
 
 
 class Worker:
     """Judges images, one after the other, in a process under the shim."""
 
-    def __init__(self, seed: str, keep: str, place: str, breaks: str | None = None, fsync: str | None = None, kill_at: int = -1) -> None:
+    def __init__(
+        self, seed: str, keep: str, place: str, breaks: str | None = None, fsync: str | None = None, kind: str | None = None, kill_at: int = -1
+    ) -> None:
         from . import broken
         from .history import Shim
 
@@ -87,6 +98,7 @@ class Worker:
         self.shim = Shim()
         self.breaks = broken.find(breaks)
         self.fsync = fsync or self.breaks.fsync
+        self.kind = kind or self.breaks.kind
         self.boot = 0
         self.counts: Counter[str] = Counter()
         self.place = tempfile.mkdtemp(dir=place)
@@ -99,16 +111,12 @@ class Worker:
 
     def workload(self, number: int) -> tuple[Any, str]:
         """Run workload `number`; its history, and what it was."""
-        from .stores import StoreWorkload
-        from .workload import Workload
-
         rng = random.Random(f"{self.seed}:{number}")
         os.urandom = lambda n: rng.randbytes(n)  # salts and ids repeat with the seed
         root = self.disk
         os.mkdir(root)
         self.reboot()
-        kind: Any = StoreWorkload if of_a_store(number) else Workload
-        work = kind(os.path.join(root, "log"), rng, self.shim, self.breaks.opener, self.fsync)
+        work = kind_of(number, self.kind)[0](os.path.join(root, "log"), rng, self.shim, self.breaks.opener, self.fsync)
         self.shim.begin(root, self.breaks.shim)
         try:
             work.run()
@@ -139,11 +147,9 @@ class Worker:
 
     def _image(self, number: int, history: Any, what: str, rng: random.Random) -> None:
         from .images import Image
-        from .judge import Judge, Model
-        from .stores import StoreJudge, StoreModel
 
-        store = of_a_store(number // PER_WORKLOAD)
-        model: Any = (StoreModel if store else Model)(self.breaks.judged_as)
+        _, judges, models = kind_of(number // PER_WORKLOAD, self.kind)
+        model = models(self.breaks.judged_as)
         cut, generation, after = history, 0, 0
         trail = [f"image {number} of seed {self.seed}: {what}"]
         while True:
@@ -155,7 +161,7 @@ class Worker:
             image.write(place)
             again = rng.random() < AGAIN and generation < 2
             trail += [f"generation {generation}:", *image.notes]
-            judge: Any = (StoreJudge if store else Judge)(os.path.join(place, "log"), model, rng, self.reboot, self.breaks.opener)
+            judge = judges(os.path.join(place, "log"), model, rng, self.reboot, self.breaks.opener)
             wrong, following = self._judge(judge, place, generation, again)
             self.counts["images"] += 1
             self.counts["again"] += generation > 0
@@ -372,6 +378,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, help="worker processes (one per processor)")
     parser.add_argument("--keep", default="power-failures", help="where failing images go (power-failures)")
     parser.add_argument("--fsync", choices=["never", "interval", "always"], help="only this level")
+    parser.add_argument("--kind", choices=sorted(set(KINDS)), help="only these workloads")
     parser.add_argument("--breaks", help="break something on purpose; see broken.py")
     arguments = parser.parse_args()
     reason = why_not()
@@ -380,7 +387,7 @@ def main() -> int:
         return 0
     seed = arguments.seed or os.urandom(4).hex()
     print(f"seed {seed}", flush=True)
-    options: dict[str, Any] = {"fsync": arguments.fsync, "breaks": arguments.breaks}
+    options: dict[str, Any] = {"fsync": arguments.fsync, "kind": arguments.kind, "breaks": arguments.breaks}
     if arguments.only is not None:
         result = judge_images(1, seed, keep=arguments.keep, first=arguments.only, jobs=1, **options)
     else:
