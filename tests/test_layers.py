@@ -34,12 +34,12 @@ DRAWING = """
 2  record     names        config      codecs      clock       protocols   errors    files
 2  queueconfig queuestatistics limits   routing
 ----------------------------------------------------------------------
-1e partitions places     transactions compaction  slots       groups      leases      delivery    reclaim
+1e partitions places     transactions compaction  slots       groups      leases      delivery    reclaim    claim
 1d log        message
 1c tail       recovery   instruments
 1b segment    index        keymap      arrow       pieces
-1a decisions  mapping    shared       liveness    batch       frame       source
-0  layout     record       checksum    codecs      losses      platform    atomic    errors
+1a decisions  mapping    shared       liveness    batch       frame       source      foreign
+0  layout     record       checksum    codecs      losses      platform    atomic    errors      arrowabi
 """
 HANDS_OUT = {"seglog.store", "seglog.topic"}
 

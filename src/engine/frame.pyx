@@ -19,7 +19,7 @@ from seglog.engine.layout cimport (
     CODEC_LZ4, CODEC_NONE, FIXED_STRIDE, FRAME_BYTES_MAX, FRAME_HASHED, FRAME_HEADER, FRAME_MAGIC, HAS_DELTAS,
     HAS_HEADERS, HAS_KEY_NULLS, HAS_KEYS, HAS_NULLS, HAS_TIMESTAMPS, KNOWN_FLAGS, FrameHeader, align8, frame_length,
 )
-from seglog.engine.source cimport FROM_LIST, FROM_STRIDE, Packed, bytes_data
+from seglog.engine.source cimport FROM_LIST, FROM_OFFSETS32, FROM_OFFSETS64, FROM_STRIDE, Packed, bytes_data
 
 from seglog.engine.errors import RecordTooLarge
 
@@ -237,6 +237,22 @@ cdef inline int64_t copy_blob(
     cdef const char *data
     if offsets != NULL:
         offsets[0] = 0
+    if select == NULL and (source.kind == FROM_OFFSETS32 or source.kind == FROM_OFFSETS64):
+        # They lie together already, and none is null.
+        data = source.get(start, &size)
+        if source.kind == FROM_OFFSETS32:
+            used = source.offsets32[start + n] - source.offsets32[start]
+            for i in range(n if offsets != NULL else 0):
+                offsets[i + 1] = source.offsets32[start + i + 1] - source.offsets32[start]
+        else:
+            used = source.starts[start + n] - source.starts[start]
+            for i in range(n if offsets != NULL else 0):
+                offsets[i + 1] = <int32_t>(source.starts[start + i + 1] - source.starts[start])
+        memcpy(at, data, used)
+        if valid != NULL:
+            for i in range(n):
+                valid[i >> 3] |= <uint8_t>(1 << (i & 7))
+        return used
     for i in range(n):
         data = source.get(select[start + i] if select != NULL else start + i, &size)
         if size > 0:

@@ -270,7 +270,7 @@ cdef class Log(Tail):
     def append_many(self, values, keys=None, headers=None, timestamps=None):
         """Append many records; the runs of offsets they took, as a list of Span.
 
-        `values` and `keys`: a list of bytes-like (None: null), a `Packed`, a `Column`, or an array whose rows are records.
+        `values` and `keys`: a list of bytes-like (None: null), a `Packed`, a `Column`, an array whose rows are records, or an Arrow array.
         `headers`: a list of mappings (or None). `timestamps`: µs, an int64 array or a list. All have the same length. They go out in
         frames of up to `batch_bytes`; each is visible as a whole. Raises as `append`; an error's `accepted` says
         how many records were appended before it.

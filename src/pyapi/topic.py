@@ -8,7 +8,7 @@ engine's own and have no Python frame on top; everything here decides something 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex
@@ -17,6 +17,7 @@ from seglog.assignment import Assignor, AssignorName
 from seglog.clock import Clock, micros, seconds
 from seglog.config import StoreConfig, TopicConfig, choice
 from seglog.consumer import Assignment, CommitMode, Consumer, Reset
+from seglog.engine.claim import Claim
 from seglog.engine.log import Log
 from seglog.engine.partitions import Partitions, partition_for
 from seglog.engine.transactions import Transaction
@@ -90,7 +91,8 @@ class Topic(Partitions):
     Threads may share it. From the engine, without a Python frame on top:
 
     * `send(value, key=None, headers=None, *, timestamp=None, partition=None)` -> `Position`
-    * `send_many(values, keys=None, headers=None, *, timestamps=None, partition=None)` -> list of `Span`
+    * `send_many(values, keys=None, headers=None, *, timestamps=None, partition=None)` -> list of `Span`; values and keys are lists,
+      numpy arrays, buffers with offsets, Arrow arrays or tables
     * `topic[partition, offset]` -> `Record`; raises OffsetOutOfRange
 
     Values and keys are bytes-like; a `str` raises TypeError, since only you know its encoding. A value of None is a
@@ -145,6 +147,38 @@ class Topic(Partitions):
         """For the store: the topic has more partitions now."""
         self._config = config
         self._attach(logs)
+
+    # ---- write in place ---------------------------------------------------------------------------
+
+    def claim(
+        self,
+        n_bytes: int,
+        key: Any = None,
+        headers: Mapping[str, bytes | None] | None = None,
+        *,
+        timestamp: datetime | int | None = None,
+        partition: int | None = None,
+        tx: Transaction | None = None,
+    ) -> Claim:
+        """Memory for a value of `n_bytes`, to be written by the block: published when it ends, abandoned when it raises.
+
+        The block gets a writable memoryview, of a topic with a dtype an array of that dtype, each item a record; full of
+        zeros. `claim.position` is where it went. Nobody waits for the block: it holds no lock, and the
+        frame is moved into the segment by the append, as that of a `send` is. A view that is kept for longer writes into
+        nobody's record. Raises at once RecordTooLarge, and ValueError for a size that no record has; at the end what a
+        `send` would.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     images = store.topic("images")
+        ...     claim = images.claim(4, key=b"7")
+        ...     with claim as view:
+        ...         view[:] = b"jpeg"
+        ...     images[claim.position].value, images[claim.position].key
+        (b'jpeg', b'7')
+        """
+        self.current()
+        return Claim(self, n_bytes, key, headers, timestamp, partition, tx)
 
     # ---- read -------------------------------------------------------------------------------------
 
