@@ -26,7 +26,7 @@ DRAWING = """
 7  cli        console      gateways    pytest_plugin
 6  patterns   integrations backends
 5  queue      queues       exchange     exchanges   requests    handlers    aio
-5  workers    feeds        marks       pool
+5  workers    feeds        marks       pool        aioqueue
 4  groups     upkeep      doctor      table       routes
 3  store      topic        producer    consumer    conditions
 2  membership assignment transactions

@@ -10,6 +10,9 @@ from seglog.engine.transactions import Transaction
 REASONS: tuple[str, ...]
 
 class Delivery(Leases):
+    def listen(self) -> int: ...
+    def hear(self, ticket: int, timeout: float) -> None: ...
+    def ready(self) -> bool: ...
     def send(
         self,
         value: Any,

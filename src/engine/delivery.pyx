@@ -307,6 +307,47 @@ cdef class Delivery(Leases):
         self.check()
         return 1
 
+    # ---- for who waits for several things at once ---------------------------------------------------------------
+
+    def listen(self):
+        """Say that this process is about to wait for a message; a ticket for `hear`. Ask `ready` between the two."""
+        self.check()
+        platform.store_u32(&self.shared.words.bell_waiting, 1)
+        platform.fence()
+        return platform.load_u32(&self.shared.words.bell)
+
+    def hear(self, uint32_t ticket, double timeout):
+        """Sleep until the bell rang since `listen`, or something is due; at most `timeout` seconds and 50 ms. Without the GIL."""
+        cdef Level level
+        cdef int64_t left = min(<int64_t>(min(max(timeout, 0.0), 1.0) * 1e6), <int64_t>SLICE_US)
+        cdef SharedWords *w
+        self.check()
+        w = self.shared.words
+        if not self.virtual:
+            for level in self.levels:
+                left = min(left, min(level.w.due_min - platform.now_us(), level.w.lease_min - platform.monotonic_us()))
+            left = max(left, 100)
+        with nogil:
+            platform.wait_u32(&w.bell, ticket, left)
+        PyErr_CheckSignals()
+
+    def ready(self):
+        """Whether a receive may find something, or is to look who died. Without the lock; raises ClosedError."""
+        cdef Level level
+        cdef bint leased = False, late = platform.monotonic_us() - self.q.probed >= SLICE_US
+        cdef int64_t wall, mono
+        self.check()
+        if self.single and self.q.active and self.q.active >> 32 != self.shared.liveness.word:
+            return late
+        if self.something():
+            return True
+        wall, mono = self.first.now(), self.mono()
+        for level in self.levels:
+            if wall >= level.w.due_min or mono >= level.w.lease_min:
+                return True
+            leased = leased or level.w.n[LEASED] > 0
+        return leased and late
+
     @cython.binding(False)
     def send(
         self, value, key=None, headers=None, *, priority=None, delay=None, deliver_at=None, ttl=None, dedup_id=None, group=None, tx=None, timeout=None,

@@ -125,7 +125,8 @@ class LeaseLost(SeglogError, RuntimeError):
 
 
 class QueueFull(SeglogError):
-    """A bounded queue has no room; `queue`, `max_length` and `max_bytes` say which. Nothing was sent."""
+    """A bounded queue has no room; `queue`, `max_length` and `max_bytes` say which, `never` whether there can be none. Nothing was
+    sent."""
 
 
 class QueueNotFound(SeglogError, KeyError):

@@ -27,7 +27,8 @@ from seglog.engine.errors import CorruptBatch, os_error
 def describe_words(path):
     """What the shared words of the partition in `path` say, as a dict. None when they are another boot's or another file's.
 
-    `ready`: an opener would believe them; `failed`: a sync failed, and what they say is not to be relied on.
+    `ready`: an opener would believe them; `failed`: a sync failed, and what they say is not to be relied on; `locked`: somebody is at it, or
+    died at it. A queue's folder has such words too.
     """
     cdef SharedWords w
     cdef int64_t got
@@ -46,7 +47,7 @@ def describe_words(path):
         if got == sizeof(w) and w.magic == SHARED_MAGIC and w.version == SHARED_VERSION and w.boot == boot \
                 and w.device == <uint64_t>status.st_dev and w.inode == <uint64_t>status.st_ino:
             return {
-                "ready": w.state == SHARED_READY, "failed": w.state == SHARED_FAILED, "partition_id": w.partition_id,
+                "ready": w.state == SHARED_READY, "failed": w.state == SHARED_FAILED, "locked": w.lock != 0, "partition_id": w.partition_id,
                 "first_offset": w.first_offset, "next_offset": w.next_offset, "active_base": w.active_base,
             }
     return None

@@ -1,4 +1,5 @@
-"""The same store, awaited: one thread per store listens for all that wait, and no call blocks the event loop for long.
+"""The same store, awaited: one thread per store, and one per queue, listens for all that wait, and no call blocks the event loop
+for long.
 
 What takes nanoseconds (a send, a read of what is there) runs where it is called; what waits for other processes' records is
 awaited; what waits for the disk (open, sync, close, a send with `fsync="always"`) runs in a thread. Cancelling an awaited
@@ -28,26 +29,28 @@ from types import TracebackType
 from typing import Any, Self
 
 import seglog.store
+from seglog.aioqueue import AsyncQueue
 from seglog.clock import seconds
 from seglog.consumer import RECORDS_MAX, Consumer
-from seglog.engine.liveness import Liveness
 from seglog.engine.transactions import Transaction
-from seglog.errors import ClosedError
+from seglog.errors import SeglogError
 from seglog.record import Batch, Position, Record, Span
 from seglog.start import Start
 from seglog.store import Store
 from seglog.topic import Following, Topic
 
-__all__ = ["AsyncConsumer", "AsyncStore", "AsyncTopic", "open"]
+__all__ = ["AsyncConsumer", "AsyncQueue", "AsyncStore", "AsyncTopic", "open"]
 
 LINGER = 1.0  # seconds that the listening thread stays when nobody waits
 
 
 class Listener:
-    """One thread that sleeps on the store's bell for every coroutine that waits; it exists while somebody does."""
+    """One thread that sleeps on a bell, of the store or of a queue, for every coroutine that waits; it exists while somebody does.
 
-    def __init__(self, liveness: Liveness) -> None:
-        self._liveness = liveness
+    `listen` gives a ticket, and `hear` sleeps until the bell rang since, for a short while."""
+
+    def __init__(self, listen: Callable[[], int], hear: Callable[[int, float], object]) -> None:
+        self._listen_for, self._hear = listen, hear
         self._lock = threading.Lock()
         self._waiting: dict[asyncio.Future[None], Callable[[], bool]] = {}
         self._thread: threading.Thread | None = None
@@ -79,8 +82,8 @@ class Listener:
     def _listen(self) -> None:
         while True:
             try:
-                ticket = self._liveness.listen()
-            except ClosedError:
+                ticket = self._listen_for()
+            except SeglogError:  # closed, or deleted
                 with self._lock:
                     waiting, self._thread = list(self._waiting.items()), None
                 for future, _ in waiting:
@@ -97,8 +100,8 @@ class Listener:
                 if is_ready:
                     self._wake(future)
             if waiting:
-                with contextlib.suppress(ClosedError):
-                    self._liveness.wait(ticket, 0.05)
+                with contextlib.suppress(SeglogError):  # the next `listen` raises it again
+                    self._hear(ticket, 0.05)
                 continue
             if self._stopped or not self._came.wait(LINGER):
                 with self._lock:
@@ -263,12 +266,30 @@ class AsyncStore:
 
     def __init__(self, store: Store) -> None:
         self.sync_store = store
-        self._listener = Listener(store.liveness)
+        self._listener = Listener(store.liveness.listen, store.liveness.wait)
+        self._queues: dict[str, AsyncQueue] = {}
 
     async def topic(self, name: str, **settings: Any) -> AsyncTopic:
         """`Store.topic`, awaited."""
         topic = await asyncio.to_thread(self.sync_store.topic, name, **settings)
         return AsyncTopic(topic, self._listener, self.sync_store.config.fsync == "always")
+
+    async def queue(self, name: str, **settings: Any) -> AsyncQueue:
+        """`Store.queue`, awaited. The same object for the same queue: who waits for its messages shares one listening thread."""
+        queue = await asyncio.to_thread(self.sync_store.queue, name, **settings)
+        known = self._queues.get(name)
+        if known is None or known.sync_queue is not queue:
+            listener = Listener(queue.listen, queue.hear)
+            known = self._queues[name] = AsyncQueue(queue, listener, self.sync_store.config.fsync == "always")
+        return known
+
+    def queues(self) -> list[str]:
+        """`Store.queues`."""
+        return self.sync_store.queues()
+
+    async def delete_queue(self, name: str) -> None:
+        """`Store.delete_queue`, awaited."""
+        await asyncio.to_thread(self.sync_store.delete_queue, name)
 
     def topics(self) -> list[str]:
         """`Store.topics`."""
@@ -295,6 +316,8 @@ class AsyncStore:
     async def close(self) -> None:
         """`Store.close`, awaited."""
         self._listener.stop()
+        for queue in self._queues.values():
+            queue.stop()
         await asyncio.to_thread(self.sync_store.close)
 
     async def __aenter__(self) -> Self:

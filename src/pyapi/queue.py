@@ -296,14 +296,14 @@ class Queue(Delivery):
         overflow, ahead = self._config.overflow, 0
         deadline = None if timeout is None else time.monotonic() + seconds(timeout, "timeout")
         if self._config.bounded and (n > (self._config.max_length or n) or size > (self._config.max_bytes or size)):
-            raise self._is_full(f"{n:,} messages of {size:,} bytes never have room in it")
+            raise self._is_full(f"{n:,} messages of {size:,} bytes never have room in it", never=True)
         while True:
             own = self._home.transaction() if tx is None else tx
             try:
                 if self._config.bounded:
                     ahead = 0 if tx is None else sum(tx.ahead(log) for log in self._logs[: self._delayed])
                     if ahead and n + ahead > (self._config.max_length or n + ahead) and overflow != "drop_new":
-                        raise self._is_full(f"there is never room for the {n + ahead:,} messages of this transaction")
+                        raise self._is_full(f"there is never room for the {n + ahead:,} messages of this transaction", never=True)
                     if tx is not None:
                         self._room(n + ahead, size)
                     own.hold(self._settled)
@@ -355,7 +355,7 @@ class Queue(Delivery):
                 pass
         self._do_chores()
 
-    def _is_full(self, why: str) -> QueueFull:
+    def _is_full(self, why: str, never: bool = False) -> QueueFull:
         limits = [
             f"{n:,} {what}"
             for n, what in ((self._config.max_length, "messages"), (self._config.max_bytes, "bytes"))
@@ -366,6 +366,7 @@ class Queue(Delivery):
             queue=self._name,
             max_length=self._config.max_length,
             max_bytes=self._config.max_bytes,
+            never=never,
         )
 
     # ---- failing ------------------------------------------------------------------------------------

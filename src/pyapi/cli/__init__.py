@@ -8,8 +8,11 @@
     doctor    seglog doctor                                bench     seglog bench
     demo      seglog demo                                  flights   its data
     upkeep    seglog upkeep, topic compact                 worker    seglog worker
+    queues    seglog queue ls, describe, peek, ...         queuesend seglog queue send
+    top       seglog top
     ------------------------------------------------------------------------------------------------------
     lines     a stream as lines     where    -o            render    records as text    merge     in order of time
+    messages  of queues as text
     options   what commands share   show     tables, JSON  progress  bars               exits     errors, exit codes
 """
 

@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 import seglog
-from seglog.cli import bench, demo, doctor, exchanges, groups, read, send, topics, upkeep, verify, worker
+from seglog.cli import (
+    bench,
+    demo,
+    doctor,
+    exchanges,
+    groups,
+    queues,
+    queuesend,
+    read,
+    send,
+    top,
+    topics,
+    upkeep,
+    verify,
+    worker,
+)
 from seglog.cli.exits import Commands
 
 __all__ = ["app"]
@@ -42,12 +57,23 @@ exchange.command()(exchanges.bind)
 exchange.command()(exchanges.unbind)
 exchange.command()(exchanges.route)
 exchange.command()(exchanges.rm)
+queue = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fill queues, look into them, empty and watch them.")
+queue.command()(queues.ls)
+queue.command()(queues.describe)
+queue.command()(queuesend.send)
+queue.command()(queues.peek)
+queue.command()(queues.receive)
+queue.command()(queues.purge)
+queue.command()(queues.redrive)
+queue.command()(queues.check)
 app.add_typer(topic, name="topic")
 app.add_typer(group, name="group")
+app.add_typer(queue, name="queue")
 app.add_typer(exchange, name="exchange")
 app.command()(read.tail)
 app.command()(verify.verify)
 app.command()(doctor.doctor)
+app.command()(top.top)
 app.command()(upkeep.upkeep)
 app.command()(worker.worker)
 app.command()(bench.bench)

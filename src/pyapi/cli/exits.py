@@ -41,6 +41,7 @@ WILL_NOT_HELP_TO_REPEAT = (
     errors.NotAStore,
     errors.OffsetOutOfRange,
     errors.PartitionNotFound,
+    errors.QueueMismatch,
     errors.QueueNotFound,
     errors.RecordTooLarge,
     errors.TopicExists,

@@ -1,8 +1,9 @@
-"""Options: what several commands take, said once; and the store and topic they name."""
+"""Options: what several commands take, said once; and the store, topic and queue they name."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 import seglog
 from seglog.cli.exits import Refused
 from seglog.config import Fsync, Recover
-from seglog.errors import NotAStore, TopicNotFound
+from seglog.errors import NotAStore, QueueNotFound, TopicNotFound
 from seglog.names import check_name
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "Json",
     "KeySeparator",
     "Partition",
+    "QueueName",
     "TopicName",
+    "existing_queue",
     "existing_topic",
     "one_byte",
     "open_store",
@@ -40,6 +43,7 @@ Directory = Annotated[
     Path | None, typer.Argument(metavar="DIR", help="The store's directory, as with -d.", show_default=False)
 ]
 TopicName = Annotated[str, typer.Argument(metavar="TOPIC", help="The topic's name.", show_default=False)]
+QueueName = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue's name.", show_default=False)]
 Partition = Annotated[
     int | None,
     typer.Option("--partition", "-p", metavar="N", help="This partition only.", show_default=False),
@@ -81,10 +85,23 @@ def existing_topic(store: seglog.Store, name: str) -> seglog.Topic:
     check_name(name)
     names = store.topics()
     if name not in names:
-        there = f"there {'is' if len(names) == 1 else 'are'} {', '.join(names[:5])}" if names else "there is none yet"
-        more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-        raise TopicNotFound(f"there is no topic {name} in {store.path}: {there}{more}.", name=name)
+        raise TopicNotFound(f"there is no topic {name} in {store.path}: {those(names)}.", name=name)
     return store.topic(name)
+
+
+def existing_queue(store: seglog.Store, name: str) -> seglog.Queue:
+    """The queue of that name, which must be there: `store.queue` alone would make it."""
+    check_name(name, "queue")
+    queue = store.queue_of(name)
+    if queue is None:
+        raise QueueNotFound(f"there is no queue {name} in {store.path}: {those(store.queues())}.", name=name)
+    return queue
+
+
+def those(names: Sequence[str]) -> str:
+    """Of what there is instead, as the end of a sentence."""
+    there = f"there {'is' if len(names) == 1 else 'are'} {', '.join(names[:5])}" if names else "there is none yet"
+    return there + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def raw(text: str) -> bytes:

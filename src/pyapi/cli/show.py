@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["on_terminal", "say", "show_json", "show_table"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["on_terminal", "say", "show_json", "show_table", "table_of"]
 
 
 def on_terminal() -> bool:
@@ -32,15 +36,22 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: 
             print("\t".join("" if cell is None else str(cell) for cell in row))
         return
     from rich.console import Console  # not before it is needed: it takes longer to import than most commands run
+
+    Console(highlight=False, markup=False).print(table_of(columns, rows, title))
+
+
+def table_of(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> Table:
+    """What a person at a terminal gets: numbers to the right, with commas."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[i], int | float) and not isinstance(row[i], bool) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(cell_text, row))
-    Console(highlight=False, markup=False).print(table)
+        table.add_row(*(Text(cell_text(cell)) for cell in row))
+    return table
 
 
 def cell_text(cell: object) -> str:

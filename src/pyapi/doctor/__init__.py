@@ -15,7 +15,7 @@ not changed.
 
     report   what is told                  store     all of it            log       one log, its chain of segments
     things   what can be found, in words   places    a positions file     segment   one segment, its frames
-    mends    what repair does              pages     first pages, names
+    mends    what repair does              pages     first pages, names     queue     the states of a queue, in chunks
 """
 
 from __future__ import annotations

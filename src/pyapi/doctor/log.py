@@ -8,8 +8,10 @@ behind it were never written as far as anybody knows, and are not judged. Otherw
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -359,6 +361,28 @@ class LogExamination:
                 position = scan.position
                 if scan.check() is None:
                     yield from (record for record in batch_at(segment, position) if record.offset >= self.first)
+                elif not scan.resume(end):
+                    break
+
+
+    def records_at(self, offsets: Iterable[int]) -> Iterator[Record]:
+        """The records at these offsets, as far as they can be read. Each frame is checked; Python for those that have one of
+        them."""
+        wanted = sorted(offsets)
+        for sheet, following in self.pairs():
+            try:
+                segment = segment_at(sheet.path)
+                scan = Scanner(segment, HEADER, sheet.base)
+            except (OSError, SeglogError):
+                continue
+            end = self.end_of(sheet, following)
+            while scan.offset < end:
+                position, start = scan.position, scan.offset
+                if scan.check() is None:
+                    some = wanted[bisect_left(wanted, start) : bisect_left(wanted, scan.offset)]
+                    if some:
+                        with suppress(SeglogError):
+                            yield from (record for record in batch_at(segment, position) if record.offset in some)
                 elif not scan.resume(end):
                     break
 

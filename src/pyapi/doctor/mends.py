@@ -136,6 +136,32 @@ def recover(path: str, settings: dict[str, Any], torn: tuple[str, int, int] | No
     opened(path, settings, liveness).close()
 
 
+def set_chunk_aside(path: str, liveness: Liveness) -> None:
+    """A chunk of a queue's states that nobody can read: the next opening makes another one."""
+    forget_counts(os.path.dirname(path))
+    os.rename(path, free_name(path, ".bad"))
+    sync_directory(os.path.dirname(path))
+
+
+def mend_chunk(path: str, patches: tuple[tuple[int, bytes], ...], liveness: Liveness) -> None:
+    """Write these bytes into a chunk, and keep it as it was."""
+    forget_counts(os.path.dirname(path))
+    if patches:
+        write_whole(free_name(path, ".bad"), read_whole(path))
+    with open(path, "r+b") as file:
+        for position, data in patches:
+            file.seek(position)
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def forget_counts(folder: str) -> None:
+    """The next one who opens the queue counts everything anew from its states, as in a new boot."""
+    with suppress(FileNotFoundError), open(os.path.join(folder, "shm"), "r+b") as file:
+        file.write(bytes(8))  # the magic number: these words are nobody's
+
+
 def begin_anew(path: str, known: int, settings: dict[str, Any], liveness: Liveness) -> None:
     """A partition that is gone, empty, at offsets that the old one cannot have given out, which gave out those below `known`.
 

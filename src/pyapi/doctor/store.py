@@ -16,6 +16,8 @@ from seglog.doctor.log import LogExamination
 from seglog.doctor.mends import FIRST, Mend
 from seglog.doctor.pages import KEPT, KNOWN_HERE, KNOWN_IN_GROUP, UNFINISHED, bases_in, readable, reason, segment_files
 from seglog.doctor.places import Places
+from seglog.doctor.queue import FOLDER as STATES
+from seglog.doctor.queue import INTERNAL, QueueExamination, called, is_queue
 from seglog.doctor.report import Finding, Partition, Report
 from seglog.doctor.segment import NAP
 from seglog.doctor.things import say
@@ -34,6 +36,15 @@ META: dict[str, Any] = {"segment_bytes": 1 << 20, "segment_bytes_min": 1 << 16, 
 DECISIONS: dict[str, Any] = {"segment_bytes_min": 1 << 16}
 
 
+def log_name(topic: str, partition: int | str) -> str:
+    """What a report calls one log of a topic.
+
+    >>> log_name("orders", 0), log_name("~jobs", 0)
+    ('orders/0', 'queue jobs/0')
+    """
+    return f"{called(topic) if is_queue(topic) else topic}/{partition}"
+
+
 class StoreExamination:
     """One look at a store. `run` fills `findings`, `partitions`, and `mends`: what repair would do."""
 
@@ -47,6 +58,8 @@ class StoreExamination:
         self.meta = LogExamination(self, "meta", self.at("meta"), META)
         self.topics: dict[str, dict[str, Any] | None] = {}  # None: was deleted
         self.said_at: dict[str, int] = {}  # the offset in meta of the last word on each
+        self.queues: dict[str, dict[str, Any] | None] = {}
+        self.queue_said_at: dict[str, int] = {}
         self.logs_by_identity: dict[int, list[str]] = {}
 
     def run(self) -> StoreExamination:
@@ -54,6 +67,7 @@ class StoreExamination:
         self.identity()
         self.topology()
         self.all_topics()
+        self.all_queues()
         self.log(FOLDER, self.at(FOLDER), DECISIONS)
         self.twins()
         self.groups()
@@ -147,17 +161,19 @@ class StoreExamination:
                 thing = None if value is None else json.loads(value)
                 if kind == "topic":
                     self.topics[name], self.said_at[name] = thing, offset
+                elif kind == "queue":
+                    self.queues[name], self.queue_said_at[name] = thing, offset
         except (ValueError, RecursionError, CorruptBatch):
             self.find("not meta", self.meta.path, start=offset, stop=offset + 1, offset=offset)
         topics = self.at("topics")
         there = [name for name in self.names(topics) or () if os.path.isdir(os.path.join(topics, name))]
         if not self.meta.files and there:
-            self.find("no meta", self.meta.path, topics=", ".join(there))
+            self.find("no meta", self.meta.path, topics=", ".join(map(called, there)))
 
-    def is_certain(self, name: str) -> bool:
-        """Whether the last word on a topic is the last that was said; the store removes files on no other (topology.py)."""
+    def is_certain(self, said_at: int) -> bool:
+        """Whether the word at that offset is the last that was said; the store removes files on no other (topology.py)."""
         lost = [*self.meta.lost, *((loss.start, loss.stop) for loss in self.meta.history)]
-        return not any(stop < 0 or stop > self.said_at[name] for _, stop in lost)
+        return not any(stop < 0 or stop > said_at for _, stop in lost)
 
     # ---- topics -----------------------------------------------------------------------------------
 
@@ -177,8 +193,8 @@ class StoreExamination:
                 self.stranger(path)
             elif name not in self.topics:
                 self.nobodys("orphan", name, path)
-            elif self.is_certain(name):
-                self.find("deleted", path)
+            elif self.is_certain(self.said_at[name]):
+                self.find("deleted", path, topic=called(name))
             else:
                 self.nobodys("doubt", name, path)
 
@@ -203,22 +219,26 @@ class StoreExamination:
             "codec": config.codec,
             "root": self.directory,
         }
+        logs = []
         for partition in range(config.partitions):
             where = os.path.join(path, str(partition))
-            log = self.log(f"{name}/{partition}", where, settings | {"partition": partition})
+            log = self.log(log_name(name, partition), where, settings | {"partition": partition})
+            logs.append(log)
             if not log.files and not log.unlisted:
                 known = self.committed(name, topic_id, partition)
-                log.is_gone(f"partition {partition} of {config.partitions:,} of topic {name}", known)
+                log.is_gone(f"partition {partition} of {config.partitions:,} of {called(name)}", known)
         wanted = set(map(str, range(config.partitions)))
         for extra in self.names(path) or ():
             where = os.path.join(path, extra)
-            if extra in wanted:
+            if extra in wanted or (extra == STATES and is_queue(name)):
                 continue
             if extra.isdigit() and bases_in(where):
-                self.find("extra", where, topic=name, count=config.partitions)
-                LogExamination(self, f"{name}/{extra}", where, settings).run()
+                self.find("extra", where, topic=called(name), count=config.partitions)
+                LogExamination(self, log_name(name, extra), where, settings).run()
             else:
                 self.stranger(where)
+        if is_queue(name):
+            self.queue(name, path, logs)
 
     def log(self, name: str, path: str, settings: dict[str, Any]) -> LogExamination:
         """One log; looked at again when something was found, and files went meanwhile: it may be a trim, or a compaction."""
@@ -247,19 +267,41 @@ class StoreExamination:
 
     def nobodys(self, code: str, name: str, path: str) -> None:
         """Files of a topic that there is not."""
-        self.find(code, path, topic=name)
+        self.find(code, path, topic=called(name))
         for extra in self.names(path) or ():
             where = os.path.join(path, extra)
             if extra.isdigit() and bases_in(where):
-                LogExamination(self, f"{name}/{extra}", where, {}).run()
-            elif not extra.isdigit():
+                LogExamination(self, log_name(name, extra), where, {}).run()
+            elif not extra.isdigit() and not (extra == STATES and is_queue(name)):
                 self.stranger(where)
+
+    # ---- queues -----------------------------------------------------------------------------------
+
+    def queue(self, topic: str, path: str, logs: list[LogExamination]) -> None:
+        """The states of a queue, whose topic this is; or that meta does not know it."""
+        name = topic.removeprefix(INTERNAL)
+        entry = self.queues.get(name)
+        if entry:
+            QueueExamination(self, topic, path, logs, entry).run()
+        elif self.is_certain(self.queue_said_at.get(name, -1)):
+            self.find("no queue", path, topic=called(topic))
+        else:
+            self.find("lost queue", path, topic=called(topic))
+
+    def all_queues(self) -> None:
+        """Queues that meta speaks of, and whose topic it does not know."""
+        for name, entry in sorted(self.queues.items()):
+            topic = self.topics.get(INTERNAL + name)
+            if entry and (not topic or topic.get("id") != entry.get("id")):
+                why = "its topic is another one" if topic else "no topic that holds its messages"
+                self.find("no messages", self.at("topics", INTERNAL + name), topic=called(INTERNAL + name), why=why)
 
     def twins(self) -> None:
         """Logs that say that they are the same: one of them holds copies of the other's files."""
         for names in self.logs_by_identity.values():
             if len(names) > 1:
-                self.find("twins", self.at("topics", *names[-1].split("/")), names=" and ".join(names))
+                path = next((one.path for one in self.partitions if one.name == names[-1]), self.at("topics"))
+                self.find("twins", path, names=" and ".join(names))
 
     # ---- groups -----------------------------------------------------------------------------------
 

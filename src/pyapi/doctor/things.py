@@ -45,19 +45,52 @@ not meta: corrupt, damage
     record {offset:,} passes its hash and does not say what there is: this is another log's file, or something else
     wrote it. The store cannot be opened. Put meta back from a backup
 doubt: corrupt, damage
-    the last word on topic {topic} that can be read is that it was deleted; it may have been made anew in what meta
-    lost. The store touches none of its files, and makes no topic of that name. Put meta back from a backup; or move
+    the last word on {topic} that can be read is that it was deleted; it may have been made anew in what meta
+    lost. The store touches none of its files, and makes nothing of that name. Put meta back from a backup; or move
     this folder elsewhere, which gives its records up
 deleted: leftover, note
-    files of a topic that was deleted: the next opening of the store removes them
+    files of {topic}, which was deleted: the next opening of the store removes them
 orphan: unknown, note
-    no record of meta names this topic: its creation was cut short, or that record is lost. Creating topic {topic} takes
-    the files over, with all records
+    no record of meta names it: its creation was cut short, or that record is lost. Making {topic} takes the files
+    over, with all records
 extra: unknown, note
-    a partition that topic {topic}, of {count}, does not have: add_partitions takes it over
+    a partition that {topic}, of {count}, does not have: add_partitions takes it over
 twins: misplaced, damage
     {names} have one identity: files of one were copied over the other's, and nothing here says which is which. The
     records of the other one are lost; put them back from a backup
+
+# queues
+no queue: leftover, note
+    no record of meta says how {topic} is set: its creation, or its deletion, was cut short. Nobody can receive from it, and making
+    it anew begins by removing these files
+lost queue: corrupt, damage
+    no record of meta that can be read says how {topic} is set, and meta lost some. Its messages are here, but making it anew would
+    remove them: put meta back from a backup first
+no messages: missing, damage
+    meta says that there is {topic}, and {why}: it cannot be opened, and its messages are lost, unless meta comes back from a
+    backup. store.delete_queue forgets it
+queue settings: newer, unexamined
+    how {topic} is set is not understood: {why}
+chunk: corrupt, damage
+    {why}: what became of messages {first:,}..{last:,} of {topic}, as far as there are so many, is not known. None of them is lost:
+    those that were settled come again
+    -> sets it aside, renamed so that it ends in .bad; the next opening makes a new one
+words: corrupt, damage
+    the states of {count:,} messages of {topic}, from {first:,} to {last:,}, are not what was written. None of them is lost: those
+    that were settled come again
+    -> lets those messages be ready, and keeps this file as .bad
+times: corrupt, damage
+    the moments at which {count:,} messages of {topic}, from {first:,} to {last:,}, expire or are due are not what was written: they
+    would be dropped, or come at another time
+    -> writes them again as the messages say, and keeps this file as .bad
+counts: derived, damage
+    what is counted of the states of {topic} is not what they are: until the machine starts again messages may not come. None is
+    lost
+    -> has them counted anew by the next opening
+bad chunk: kept, note
+    the states of messages of {topic}, which were not readable: those messages came again. Nobody looks at it
+new chunk: leftover, note
+    states of {topic} that were being made: they are there under their own name, or never were. Nobody looks at it
 
 # a log
 gone: missing, damage
