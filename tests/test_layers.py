@@ -32,6 +32,7 @@ DRAWING = """
 2  membership assignment transactions
 2  positions  topology     waiting     ticker      statistics  start       identity
 2  record     names        config      codecs      clock       protocols   errors    files
+2  dtypes
 2  queueconfig queuestatistics limits   routing
 ----------------------------------------------------------------------
 1e partitions places     transactions compaction  slots       groups      leases      delivery    reclaim    claim

@@ -25,10 +25,14 @@ cdef class Batch:
     cdef readonly int64_t partition
     cdef readonly str topic
     cdef readonly uint32_t epoch
+    cdef object dtype               # of its values, where the topic has one
+    cdef bint several               # with a dtype: one frame of several records, so they lie together; else frames of one record each
+    cdef object _values, _offsets, _timestamps
     cdef object segment             # whose frames they are: for who reads on behind them
 
     cdef int columns(self, int64_t position, Columns *c) noexcept nogil
     cdef Record make(self, const Entry *e)
+    cdef _array(self)
     cdef _numbers(self, int which)
     cdef bint any_frame(self, int flag)
 

@@ -265,13 +265,20 @@ cdef inline int64_t copy_blob(
     return used
 
 
+cdef int misfit(int64_t size, int64_t width, int64_t index) except -1:
+    """A value that is not of its topic's dtype."""
+    raise ValueError(
+        f"record {index:,} of this call {'is null' if size < 0 else f'has {size:,} bytes'}; the topic has a dtype, and each of its values "
+        f"{width:,} bytes. A record that does not fit is not written, nor what was to follow it.")
+
+
 cdef int64_t encode(
     Scratch scratch, Packed values, Packed keys, Packed headers, const int64_t *timestamps, int64_t now,
-    const int32_t *select, int64_t start, int64_t stop, int64_t bytes_max, int64_t record_max,
+    const int32_t *select, int64_t start, int64_t stop, int64_t bytes_max, int64_t record_max, int64_t width,
 ) except -1:
     """Build one frame from items `start .. stop-1` (of `select`, when given), as many as fit `bytes_max`, at least one.
 
-    Returns how many. All header fields are filled but base_offset, epoch and header_hash.
+    `width`: what each value must have; -1: anything goes. Returns how many. All header fields are filled but base_offset, epoch and header_hash.
     """
     cdef int64_t j, k, n = 0, size, first = -2, value_bytes = 0, key_bytes = 0, header_bytes = 0, total, at, blob
     cdef bint stride = True, nulls = False, key_nulls = False, any_key = False, spread = False
@@ -280,6 +287,8 @@ cdef int64_t encode(
     cdef char *body
     cdef int flags = 0
     cdef int64_t one, key_size, header_size
+    if width >= 0 and values.stride >= 0 and values.stride != width and start < stop:
+        misfit(values.stride, width, start)
     if values.stride >= 0 and keys is None and headers is None and timestamps == NULL and values.stride <= record_max:
         # Values of one known length and nothing else: there is nothing to measure.
         n = min(stop - start, max(<int64_t>1, bytes_max // (values.stride + 32)))
@@ -288,6 +297,8 @@ cdef int64_t encode(
     for j in range(start, stop):
         k = select[j] if select != NULL else j
         values.get(k, &size)
+        if width >= 0 and size != width:
+            misfit(size, width, j)
         one = 0
         if size < 0:
             nulls = True

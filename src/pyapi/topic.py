@@ -17,6 +17,7 @@ from seglog.assignment import Assignor, AssignorName
 from seglog.clock import Clock, micros, seconds
 from seglog.config import StoreConfig, TopicConfig, choice
 from seglog.consumer import Assignment, CommitMode, Consumer, Reset
+from seglog.dtypes import Dtype, dtype_of
 from seglog.engine.claim import Claim
 from seglog.engine.log import Log
 from seglog.engine.partitions import Partitions, partition_for
@@ -139,6 +140,11 @@ class Topic(Partitions):
         return self._config
 
     @property
+    def dtype(self) -> Dtype | None:
+        """The numpy dtype of its values; None when they are bytes of any length."""
+        return None if self._config.dtype is None else dtype_of(self._config.dtype)
+
+    @property
     def partitions(self) -> int:
         """How many partitions there are."""
         return len(self.logs)
@@ -178,7 +184,7 @@ class Topic(Partitions):
         (b'jpeg', b'7')
         """
         self.current()
-        return Claim(self, n_bytes, key, headers, timestamp, partition, tx)
+        return Claim(self, n_bytes, key, headers, timestamp, partition, tx, self.dtype)
 
     # ---- read -------------------------------------------------------------------------------------
 
@@ -222,7 +228,14 @@ class Topic(Partitions):
     ) -> Iterator[Batch]:
         """The same as batches: columns over the map, at most `max_records` each, no object per record.
 
-        One partition after the other: batches cannot be merged without taking them apart.
+        One partition after the other: batches cannot be merged without taking them apart. What a `Batch` of n records
+        gives, all of it read-only and valid for as long as it is held, also after retention, compaction, deletion and close:
+
+        * `values`: a `Column` (`data` uint8, `starts` and `ends` int64[n], `valid` bool[n] or None); of a topic with a
+          dtype an array of it, shape (n,), a view of the file where the items lie evenly, as those of one `send_many` do
+        * `keys`: a `Column`, or None
+        * `offsets`: int64[n]; `timestamps`: int64[n], µs since the epoch, a view where the file has them
+        * `raw`: the values as a `Column`, with a dtype too
 
         >>> import seglog
         >>> with seglog.open("data") as store:
@@ -230,6 +243,13 @@ class Topic(Partitions):
         ...     _ = orders.send_many([b"one", b"two", b"three"])
         ...     [batch.values.tolist() for batch in orders.batches()]
         [[b'one', b'two', b'three']]
+
+        >>> import numpy as np
+        >>> with seglog.open("data") as store:
+        ...     ticks = store.topic("ticks", dtype=[("at", "i8"), ("price", "f8")])
+        ...     _ = ticks.send_many(np.array([(1, 9.5), (2, 10.5)], ticks.dtype))
+        ...     [float(batch.values["price"].mean()) for batch in ticks.batches()]
+        [10.0]
         """
         count = natural(max_records, "max_records", 1)
         starts, stops = self._range(start, stop, partition, isolation)
@@ -242,7 +262,7 @@ class Topic(Partitions):
     def read_batch(self, *, partition: int = 0, offset: int, max_records: int = 10_000) -> Batch | None:
         """At most `max_records` records from `offset` on, as far as they lie together; None when there are none yet.
 
-        `batch.next_offset` is where to go on. O(log segments), no copy. Raises OffsetOutOfRange.
+        `batch.next_offset` is where to go on. What a batch gives: see `batches`. O(log segments), no copy. Raises OffsetOutOfRange.
 
         >>> import seglog
         >>> with seglog.open("data") as store:
