@@ -35,12 +35,12 @@ DRAWING = """
 2  dtypes
 2  queueconfig queuestatistics limits   routing
 ----------------------------------------------------------------------
-1e partitions places     transactions compaction  slots       groups      leases      delivery    reclaim    claim
-1d log        message
+1e partitions places     transactions compaction  slots       groups      leases      delivery    reclaim    claim       arrow
+1d log        message     snapshot
 1c tail       recovery   instruments
-1b segment    index        keymap      arrow       pieces
+1b segment    index        keymap      pieces
 1a decisions  mapping    shared       liveness    batch       frame       source      foreign
-0  layout     record       checksum    codecs      losses      platform    atomic    errors      arrowabi
+0  layout     record       checksum    codecs      losses      platform    atomic    errors      arrowabi   fields
 """
 HANDS_OUT = {"seglog.store", "seglog.topic"}
 

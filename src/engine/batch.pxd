@@ -37,6 +37,9 @@ cdef class Batch:
     cdef bint any_frame(self, int flag)
 
 
+cdef object new_array(int64_t n, object dtype, char **data)
+
+
 cdef class Column:
     cdef Batch batch
     cdef Part part

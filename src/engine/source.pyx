@@ -119,7 +119,7 @@ cdef list as_bytes_list(list items, str what, int64_t *stride):
             raise TypeError(f"{what} {i} is a str; a {what} is bytes: encode it first, for instance {what}.encode()")
         if not PyObject_CheckBuffer(item):
             raise TypeError(f"{what} {i} is {type(item).__name__}; a {what} is a bytes-like object or None")
-        items[i] = bytes(memoryview(item))
+        items[i] = one_bytes(item, what)
     stride[0] = first
     return items
 
@@ -249,6 +249,8 @@ cdef bytes one_bytes(object item, str what):
         raise TypeError(f"a {what} is bytes, not str; encode it first, for instance {what}.encode()")
     if not PyObject_CheckBuffer(item):
         raise TypeError(f"a {what} is a bytes-like object or None, not {type(item).__name__}")
+    if isinstance(item, np.generic) and not item.dtype.hasobject:
+        return item.tobytes()       # a time is one that no buffer has a word for
     return bytes(memoryview(item))
 
 
