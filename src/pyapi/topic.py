@@ -7,6 +7,7 @@ engine's own and have no Python frame on top; everything here decides something 
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
@@ -20,7 +21,8 @@ from seglog.consumer import Assignment, CommitMode, Consumer, Reset
 from seglog.dtypes import Dtype, dtype_of
 from seglog.engine.arrow import ArrowTable
 from seglog.engine.claim import Claim
-from seglog.engine.fields import Fields
+from seglog.engine.decode import Decoded
+from seglog.engine.fields import Fields, Shape
 from seglog.engine.log import Log
 from seglog.engine.partitions import Partitions, partition_for
 from seglog.engine.transactions import Transaction
@@ -285,6 +287,7 @@ class Topic(Partitions):
         *,
         partition: int | None = None,
         isolation: Isolation = "visible",
+        schema: Any = None,
     ) -> ArrowTable:
         """The records from `start` up to `stop` as an Arrow table: whatever reads `__arrow_c_stream__` reads it, pyarrow,
         Polars, DuckDB; none of them is needed to make it.
@@ -294,6 +297,11 @@ class Topic(Partitions):
         `offset` (int64), `timestamp` (µs, UTC), `key` (binary), `value`: binary_view, whose bytes are the file's own and are
         not copied (but those of 12 or fewer, which a view holds itself, and those of compressed frames). With a dtype the
         fields are columns instead, one that is called like a column above in its place. Headers are not in it.
+
+        `schema` makes columns of values that are JSON objects or msgpack maps, instead of `value`: a mapping of names to
+        "int64", "float64", "bool", "string", "binary", "timestamp" (a number of µs, or ISO 8601) or "json" (whatever it is, as
+        text), to the Python types like them, or an Arrow schema. A field that is missing is null; one that is there and is of
+        another type is an error, which names the offset. Cost: some microseconds a value.
 
         `start`, `stop`, `partition`, `isolation`: as in `read`; one partition comes after the other. O(log segments) to
         make, each is mapped; then lazy, at most 65,536 records at a time. Raises as `read` does; damage that a stream meets
@@ -307,9 +315,38 @@ class Topic(Partitions):
         <ArrowTable 0:0..3: offset, timestamp, key, value>
         """
         starts, stops = self._range(start, stop, partition, isolation)
-        logs = self.select(partition)
-        shape = None if self.dtype is None else Fields(self.dtype)
+        logs, shape = self.select(partition), self._shape(schema)
         return ArrowTable(zip(logs, starts, stops, strict=False), shape, len(self.logs) > 1)
+
+    def _shape(self, schema: Any) -> Shape | None:
+        if schema is None:
+            return None if self.dtype is None else Fields(self.dtype)
+        if self.dtype is not None:
+            raise ConfigError(
+                f"topic {self.name} has a dtype, {self.dtype}: its values are no JSON and no msgpack, and its fields are "
+                "columns already",
+                setting="schema",
+                value=schema,
+            )
+        return Decoded(schema)
+
+    def to_parquet(
+        self,
+        path: str | os.PathLike[str],
+        start: Start = "earliest",
+        stop: Start | None = None,
+        *,
+        partition: int | None = None,
+        schema: Any = None,
+    ) -> int:
+        """Write `arrow(start, stop, partition=, schema=)` to a Parquet file; how many records it has.
+
+        The file is whole or not there. One batch is in memory at a time. Raises ExtraMissing without pyarrow
+        (`pip install 'seglog[arrow]'`), and OSError, with our words, at damage.
+        """
+        from seglog.export import write_parquet
+
+        return write_parquet(self.arrow(start, stop, partition=partition, schema=schema), path)
 
     def last(self, n: int, *, partition: int | None = None) -> list[Record]:
         """The last `n` records, oldest first; fewer when there are fewer. Merged by time over partitions.
