@@ -42,6 +42,21 @@ cdef object frozen(object array):
 
 
 @cython.final
+cdef class Frames:
+    """The bytes of a batch's frames, as a read-only buffer; they hold the map.
+
+    Arrays are views of this and not of the batch, which remembers them: no circle, so the map goes with the last array, and not some time
+    later with the garbage.
+    """
+
+    def __init__(self):
+        raise TypeError("frames are parts of batches")
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.mapping.data + self.start, self.end - self.start, True, flags)
+
+
+@cython.final
 cdef class Batch:
     """Consecutive records of one partition, over the map. Made by reads.
 
@@ -104,9 +119,11 @@ cdef class Batch:
         r.timestamp, r.offset, r.partition = e.timestamp, e.offset, self.partition
         return r
 
-    def __getbuffer__(self, Py_buffer *buffer, int flags):
-        """The bytes of its frames, read-only: what arrays taken from it are views of."""
-        PyBuffer_FillInfo(buffer, self, self.mapping.data + self.start, self.end - self.start, True, flags)
+    cdef Frames frames(self):
+        if self._frames is None:
+            self._frames = Frames.__new__(Frames)
+            self._frames.mapping, self._frames.start, self._frames.end = self.mapping, self.start, self.end
+        return self._frames
 
     @property
     def values(self):
@@ -137,7 +154,7 @@ cdef class Batch:
         elif self.expanded is not None:
             return np.frombuffer(self.expanded, self.dtype, self.count, c.values - self.blobs + self.skip * width)
         elif self.several or self.count == 1:
-            return np.frombuffer(self, self.dtype, self.count, c.values - origin + self.skip * width)
+            return np.frombuffer(self.frames(), self.dtype, self.count, c.values - origin + self.skip * width)
         first = last = c.values - origin
         for n in range(1, self.count if sound else 0):
             at += frame_length(<const FrameHeader *>(self.mapping.data + at))
@@ -151,7 +168,7 @@ cdef class Batch:
         if not sound:
             raise ValueError(f"{self!r} has values that are not of the topic's dtype, {self.dtype}; `raw` has their bytes")
         if even:
-            return np.ndarray((self.count,), self.dtype, self, first, (step,))
+            return np.ndarray((self.count,), self.dtype, self.frames(), first, (step,))
         array = new_array(self.count, self.dtype, &data)
         at = self.start
         for n in range(self.count):
@@ -194,7 +211,7 @@ cdef class Batch:
         if self._timestamps is None:
             if self.columns(self.start, &c) == 0 and c.timestamps != NULL and c.count - self.skip >= self.count:
                 self._timestamps = np.frombuffer(
-                    self, _INT64, self.count, <const char *>(c.timestamps + self.skip) - (self.mapping.data + self.start))
+                    self.frames(), _INT64, self.count, <const char *>(c.timestamps + self.skip) - (self.mapping.data + self.start))
             else:
                 self._timestamps = self._numbers(1)
         return self._timestamps
@@ -395,7 +412,7 @@ cdef class Column:
     @property
     def data(self):
         """uint8: the bytes that the batch lies in, read-only, not copied. Headers and columns lie between the items."""
-        return np.frombuffer(self.batch if self.batch.expanded is None else self.batch.expanded, np.uint8)
+        return np.frombuffer(self.batch.frames() if self.batch.expanded is None else self.batch.expanded, np.uint8)
 
     def __seglog_packed__(self):
         if self.valid is not None:

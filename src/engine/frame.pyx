@@ -290,8 +290,8 @@ cdef int64_t encode(
     if width >= 0 and values.stride >= 0 and values.stride != width and start < stop:
         misfit(values.stride, width, start)
     if values.stride >= 0 and keys is None and headers is None and timestamps == NULL and values.stride <= record_max:
-        # Values of one known length and nothing else: there is nothing to measure.
-        n = min(stop - start, max(<int64_t>1, bytes_max // (values.stride + 32)))
+        # Values of one known length and nothing else: there is nothing to measure, and no column that would take room.
+        n = min(stop - start, max(<int64_t>1, bytes_max // max(values.stride, <int64_t>8)))
         value_bytes = n * values.stride
         stop = start
     for j in range(start, stop):
