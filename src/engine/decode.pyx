@@ -205,8 +205,9 @@ cdef class Builder:
                 self.room = 2 * self.room + self.size
                 PyByteArray_Resize(self.blob, self.room)
                 self.into = PyByteArray_AS_STRING(self.blob)
-            memcpy(self.into + self.used, self.at, self.size)
-            self.used += self.size
+            if self.size > 0:
+                memcpy(self.into + self.used, self.at, self.size)
+                self.used += self.size
             self.ends[i + 1] = <int32_t>self.used
         return 0
 

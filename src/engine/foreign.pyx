@@ -140,7 +140,7 @@ cdef class Strings:
         if self.form == OF_WIDTH:
             if self.width < 0:
                 raise ValueError(f"a width of {self.width} cannot be")
-            self.data = <const char *>a.buffers[1] + at * self.width
+            self.data = <const char *>a.buffers[1] + at * self.width if a.buffers[1] != NULL else <const char *>b""
         elif self.form == OF_INT64:
             self.offsets64 = <const int64_t *>a.buffers[1] + at
         elif self.form == OF_VIEWS:
