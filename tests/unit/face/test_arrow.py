@@ -408,6 +408,16 @@ def test_a_damaged_frame_is_an_error_of_the_reader_in_our_words_and_what_is_befo
         assert table(store.topic("things").arrow(210)).num_rows == 190
 
 
+def test_damage_is_told_in_the_same_words_when_the_files_are_gone(damaged):
+    with seglog.open(damaged) as store:
+        flow = store.topic("things").arrow()
+        store.delete_topic("things")
+    reader = pa.RecordBatchReader.from_stream(flow)
+    assert reader.read_next_batch().num_rows == 200
+    with pytest.raises(OSError, match="CorruptBatch.*goes on from 210"):
+        reader.read_next_batch()
+
+
 def test_with_skip_it_goes_on_behind_the_damage(damaged):
     with seglog.open(damaged, recover="skip") as store:
         offsets = table(store.topic("things").arrow())["offset"].to_pylist()

@@ -196,11 +196,14 @@ def test_json_is_read_as_the_parser_reads_it(store, row, ascii, indent):
     new=st.binary(max_size=2) | st.sampled_from([b'"', b"\\", b"{", b"}", b",", b"]", b"0", b".", b"-", b"e", b"\\u00", b" "]),
     cut=st.integers(0, 3),
 )
-@example({"i": 1}, 5, b"0", 0)
-@example({"i": 1}, 5, b"-", 0)
-@example({"f": 1}, 6, b".", 0)
-@example({"s": "a"}, 6, b"\\", 0)
-@example({"s": "a"}, 6, b"\n", 0)
+@example({"i": 1}, 6, b"0", 0)
+@example({"i": 1}, 6, b"-", 0)
+@example({"i": 1}, 6, b"+", 0)
+@example({"f": 1}, 7, b".", 0)
+@example({"f": 1}, 7, b"e", 0)
+@example({"s": "a"}, 7, b"\\", 0)
+@example({"s": "a"}, 7, b"\n", 0)
+@example({"x": "a"}, 7, b"\\u00", 0)
 def test_json_that_was_broken_is_an_error_where_the_parser_says_so(store, row, at, new, cut):
     whole = json.dumps(row).encode()
     at %= len(whole) + 1

@@ -53,6 +53,14 @@ def test_each_row_of_an_array_is_a_record(topic, array):
     assert values(topic) == [array[i : i + 1].tobytes() for i in range(len(array))]
 
 
+def test_the_name_of_a_field_says_nothing_about_what_it_is(topic):
+    class Place(ctypes.Structure):
+        _fields_ = [("Origin", ctypes.c_int32), ("O", ctypes.c_int32)]
+
+    topic.send_many((Place * 2)((1, 2), (3, 4)))
+    assert values(topic) == [np.array(pair, "i4").tobytes() for pair in ((1, 2), (3, 4))]
+
+
 def test_an_array_of_objects_counts_as_the_list_of_them(topic):
     topic.send_many(np.array([b"one", None, b"three"], object))
     assert values(topic) == [b"one", None, b"three"]
