@@ -328,8 +328,8 @@ def compare_workers(args: argparse.Namespace, directory: str, raw: dict[str, obj
     figures = []
     for name, do, waiting in (
         ("send + receive + ack", cycle, 0),
-        ("receive + ack of what waits", drain, 800_000),
-        ("the same, in batches of 100", drain_batches, 2_500_000),
+        ("receive + ack of what waits", drain, 1_000_000),
+        ("the same, in batches of 100", drain_batches, 4_000_000),
     ):
         turns = []
         for turn in range(args.rounds):

@@ -13,12 +13,13 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from seglog.engine cimport platform
 from seglog.engine.batch cimport Batch
 from seglog.engine.frame cimport Entry
-from seglog.engine.layout cimport BLOCK_SLOTS, CHUNK_SLOTS, SLOTS, LevelWords, SharedWords
+from seglog.engine.layout cimport BLOCK_SLOTS, CHUNK_BLOCKS, CHUNK_SLOTS, SLOTS, LevelWords, SharedWords
 from seglog.engine.leases cimport EXPIRED, MAXLEN, MOVED, Leases
 from seglog.engine.message cimport Message, lost, number_attribute
 from seglog.engine.record cimport Record, new_position, timeout_us, to_offset
 from seglog.engine.slots cimport (
-    DECIDED, DELAYED, DOOMED, LEASED, READY, SETTLED, UNTOUCHED, WAITING, Chunk, Level, attempts_of, deliveries_of, owner_of, reason_of, state_of,
+    AHEAD, AHEAD_BYTES, DECIDED, DELAYED, DOOMED, LEASED, READY, SETTLED, UNTOUCHED, WAITING, Chunk, Level, attempts_of, deliveries_of, owner_of, reason_of, state_of,
+    word_of,
 )
 
 cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
@@ -63,13 +64,45 @@ cdef class Delivery(Leases):
         self.owners[slot].leased += 1
         if self.by_bytes:
             self.q.bytes_out += max(e.value_size, 0)
-        m.owner = batch
-        m.value_data, m.value_size = e.value, e.value_size
-        m.key_data, m.key_size = e.key, e.key_size
-        m.header_data, m.header_size = e.headers, e.header_size
-        m.timestamp, m.offset, m.partition = e.timestamp, e.offset, level.index
+        m.show(e, batch, level.index)
         m.home, m.state, m.leased_at, m.first_received_at = self, LEASED, mono, c.slots[i].first
         return m
+
+    cdef int64_t lease_ahead(self, Level level, int64_t n, int64_t mono, int64_t wall) except -1:
+        """Under the lock: lease up to n messages at the cursor that need not be looked at first; how many. `hand_out` makes messages of them."""
+        cdef LevelWords *w = level.w
+        cdef int64_t i, stop = platform.load_i64(&level.log.w.next_offset)
+        cdef int slot = <int>(self.shared.liveness.word & 0xFFFF) - 1
+        cdef Batch batch = level.front.batch
+        cdef Chunk c
+        if w.n[READY] or self.grouping or self.by_bytes or self.ttl_us >= 0 or level.index == self.priorities or batch is None \
+                or not level.front.plain or w.cursor < batch.first_offset or w.cursor < platform.load_i64(&level.log.w.first_offset):
+            return 0
+        stop = min(stop, batch.next_offset)
+        if w.cursor >= stop:
+            return 0
+        c, i = level.chunk(w.cursor // CHUNK_SLOTS, &self.q.chunks), w.cursor % CHUNK_SLOTS
+        if i >= c.h.allocated:
+            c.grow(i)
+        n = level.lease_untouched(c, i, min(n, stop - w.cursor), slot, mono + self.lease_us, wall)
+        platform.failpoint("queue.leased")
+        self.owners[slot].leased += n
+        w.cursor += n
+        return n
+
+    cdef int hand_out(self, Level level, int64_t first, int64_t n, list got, int64_t mono, int64_t wall) except -1:
+        """Messages of what `lease_ahead` leased. Needs no lock but the GIL: nobody else reads these, and `seek` finds its place again."""
+        cdef int64_t offset
+        cdef Message m
+        for offset in range(first, first + n):
+            m = Message.__new__(Message)
+            m.attempts = m.deliveries = 1
+            m.home, m.state, m.leased_at, m.first_received_at = self, LEASED, mono, wall
+            if not level.front.seek(offset, platform.load_i64(&level.log.w.next_offset)):
+                break
+            m.show(&level.front.e, level.front.batch, level.index)
+            got.append(m)
+        return 0
 
     cdef Message take(self, Level level, int64_t mono, int64_t wall):
         """Under the lock: the next message of a level, or None."""
@@ -196,7 +229,7 @@ cdef class Delivery(Leases):
         """Up to n messages, leased to this process."""
         cdef Level level
         cdef Batch ahead = None, before = None
-        cdef int64_t mono, wall, offset, stop
+        cdef int64_t mono, wall, offset, stop, more, first = 0, count = 0
         cdef Message m
         cdef list got = []
         cdef bint chores
@@ -208,9 +241,11 @@ cdef class Delivery(Leases):
             level = <Level>self.levels[0]
             offset, stop = platform.load_i64(&level.w.cursor), platform.load_i64(&level.log.w.next_offset)
             before = level.front.batch
-            if offset < stop and before is not None and offset == before.next_offset and level.w.n[READY] == 0 \
-                    and offset >= level.log.w.first_offset:
-                ahead = level.log.following(before, stop, 4096)
+            if level.log.w.first_offset <= offset < stop and (before is None or offset >= before.next_offset) and level.w.n[READY] == 0:
+                if before is not None and offset < before.next_offset + AHEAD:
+                    ahead = level.log.following(before, stop, AHEAD)
+                else:
+                    ahead = level.log.collect(offset, stop, AHEAD, AHEAD_BYTES)
         wall = self.first.now()
         mono = wall if self.virtual else platform.monotonic_us()
         self.lock()
@@ -226,7 +261,7 @@ cdef class Delivery(Leases):
             self._do_chores()
             self.lock()
         try:
-            if ahead is not None and level.front.batch is before:
+            if ahead is not None and level.front.batch is before and ahead.first_offset <= level.w.cursor < ahead.next_offset:
                 level.front.begin(ahead)
             if self.become_owner() and (not self.single or self.is_active()):
                 if self.weighted:
@@ -240,19 +275,36 @@ cdef class Delivery(Leases):
                 else:
                     for p in range(self.priorities - 1, -1, -1):
                         level = <Level>self.levels[p]
-                        while len(got) < n:
+                        while len(got) + count < n:
+                            more = self.lease_ahead(level, n - len(got) - count, mono, wall)
+                            if more:
+                                first = first if count else level.w.cursor - more
+                                count += more
+                                continue
+                            if count:
+                                if self.priorities == 1 and self.nothing_left(level):
+                                    break
+                                self.hand_out(level, first, count, got, mono, wall)
+                                count = 0
                             m = self.take(level, mono, wall)
                             if m is None:
                                 break
                             got.append(m)
+                        if count:
+                            if platform.FREE_THREADED:
+                                self.hand_out(level, first, count, got, mono, wall)
+                                count = 0
+                            break
         except BaseException:
-            if not got:
+            if not got and not count:
                 raise                       # else what was taken is handed out, and the next call tells
         finally:
             chores = self.has_chores()
             self.unlock(False)
-            if self.q.space_waiting and got:
+            if self.q.space_waiting and (got or count):
                 self.ring(True)
+        if count:
+            self.hand_out(level, first, count, got, mono, wall)
         if chores:
             self._do_chores()
         return got
@@ -408,11 +460,15 @@ cdef class Delivery(Leases):
 
     cdef Chunk find(self, Message m, int64_t *i):
         """Under the lock: the chunk and slot of a message that is still what it was. Raises LeaseLost."""
+        cdef Level level
         cdef Chunk c
         cdef uint64_t word
         if m.home is not self:
             raise ValueError("a message is settled by the queue it was received from. Nothing was settled.")
-        c = self.chunk_of(m, i)
+        level = <Level>self.levels[m.partition]
+        i[0], c = m.offset % CHUNK_SLOTS, level.near
+        if c is None or c.h.number != m.offset // CHUNK_SLOTS:
+            c = level.chunk(m.offset // CHUNK_SLOTS, NULL)
         if c is not None:
             word = c.slots[i[0]].word
             if state_of(word) == m.state and deliveries_of(word) == m.deliveries & 0xFFFF and m.leased_at:
@@ -448,17 +504,46 @@ cdef class Delivery(Leases):
         try:
             for m in messages:
                 self.find(m, &i)
-            for m in messages:
-                c = self.chunk_of(m, &i)
-                if state_of(c.slots[i].word) != LEASED:
-                    continue            # it is in the list twice
-                self.settle(<Level>self.levels[m.partition], c, i, SETTLED, 0)
-                if self.first.fsync == 2:
-                    chunks.add(c)
+            self.settle_leased(messages, chunks)
         finally:
             self.unlock(self.freed)
-        for c in chunks:
-            c.sync(self.shared.liveness)
+        if self.first.fsync == 2:
+            for c in chunks:
+                c.sync(self.shared.liveness)
+
+    cdef int settle_leased(self, list messages, set chunks) except -1:
+        """Under the lock: these, each of which was found, are acked; counted once for each run in a block. `chunks`: those that they are in."""
+        cdef Message m
+        cdef Level level = None
+        cdef Chunk c = None
+        cdef int64_t i, n = 0, block = -1
+        cdef uint64_t word
+        for m in messages:
+            i = m.offset % CHUNK_SLOTS
+            if c is None or block != m.offset // BLOCK_SLOTS or level.index != m.partition:
+                if n:
+                    level.count_settled(c, block % CHUNK_BLOCKS, n)
+                    n = 0
+                level, block = <Level>self.levels[m.partition], m.offset // BLOCK_SLOTS
+                c = level.chunk(m.offset // CHUNK_SLOTS, NULL)
+                chunks.add(c)
+            word = c.slots[i].word
+            if state_of(word) != LEASED:
+                continue                # it is in the list twice
+            if c.slots[i].group:
+                self.settle(level, c, i, SETTLED, 0)
+                continue
+            c.slots[i].when = 0
+            platform.store_i64(
+                <int64_t *>&c.slots[i].word, <int64_t>word_of(SETTLED, attempts_of(word), deliveries_of(word), 0, 0, m.offset))
+            platform.failpoint("slot.stored")
+            self.owners[owner_of(word)].leased -= 1
+            if level.index < self.priorities:
+                self.q.acked += 1
+            n += 1
+        if n:
+            level.count_settled(c, block % CHUNK_BLOCKS, n)
+        return 0
 
     def _give_back(self, list messages not None, list dues, bint counts):
         """They come again: at once, or when they are due (µs since the epoch; 0: at once). `counts`: as an attempt."""

@@ -74,7 +74,7 @@ cdef enum:
     CHUNK_TABLE = 32768                 # the blocks, 32 bytes each, behind the header
     CHUNK_FIRST = 36864                 # the slots, behind the blocks
     CHUNK_BYTES = 2134016               # 36,864 + 65,536 x 32
-    CHUNK_GROWS = 4096                  # slots that are allocated at a time
+    CHUNK_GROWS = 4096                  # slots that are allocated at first, then twice as many each time
 
     # ---- shared memory of a queue (transient, native): a page of SharedWords, one of QueueWords, then these ----
     QUEUE_VERSION = 1

@@ -33,6 +33,7 @@ cdef class Leases:
     cdef bint freed                 # under the lock: a group's next message became ready
     cdef int grouping               # 1: FIFO, 2: fair
     cdef int64_t lookahead
+    cdef int64_t seen_chunks        # which list of chunks all levels looked at last
     cdef Groups groups
     cdef int64_t number             # of this handle, among those of its process
 

@@ -75,6 +75,7 @@ cdef class Leases:
         self.lease_us, self.max_lease_us, self.ttl_us, self.max_attempts = lease_us, max_lease_us, ttl_us, max_attempts
         self.keeps_dead, self.keeps_expired, self.weighted, self.single = keeps_dead, keeps_expired, weighted, single
         self.plain, self.by_bytes, self.grouping, self.lookahead = plain, by_bytes, grouping, lookahead
+        self.seen_chunks = -1
         self.groups = Groups(folder) if grouping else None
         self.settled, self.first = settled, logs[0]
         self.priorities = <int>len(logs) - 1
@@ -144,8 +145,10 @@ cdef class Leases:
         try:
             if self.q.rebuilding:
                 self.rebuild(False)
-            for level in self.levels:
-                level.look(self.q.chunks)
+            if self.q.chunks != self.seen_chunks:
+                for level in self.levels:
+                    level.look(self.q.chunks)
+                self.seen_chunks = self.q.chunks
             if self.grouping:
                 self.groups.open(self.q.groups)
             if platform.load_i64(&self.settled.w.next_offset) != self.q.settle_seen:
@@ -513,7 +516,7 @@ cdef class Leases:
         """Under the lock: all that is to be done by time. A few comparisons when there is nothing."""
         cdef Level level
         cdef Level delayed = <Level>self.levels[self.priorities]
-        if platform.monotonic_us() - self.q.probed >= PROBE_US:
+        if (platform.monotonic_us() if self.virtual else mono) - self.q.probed >= PROBE_US:
             self.probe()
         if platform.load_i64(&delayed.log.w.next_offset) > delayed.w.cursor:
             self.take_in_delayed(wall)

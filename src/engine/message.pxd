@@ -14,6 +14,7 @@ cdef class Message(Record):
     cdef int state                  # that its slot has to be in
     cdef readonly int reason        # why it is to be moved; 0
 
+    cdef void show(self, const Entry *e, object batch, int64_t level) noexcept
     cdef bytes own(self, const char *name, int size)
 
 

@@ -71,6 +71,14 @@ cdef class Message(Record):
         """What the queue itself wrote into the headers."""
         return {name: value for name, value in Record.headers.__get__(self).items() if is_own(name)}
 
+    cdef void show(self, const Entry *e, object batch, int64_t level) noexcept:
+        """Be about this record, which lies in `batch`."""
+        self.owner = batch
+        self.value_data, self.value_size = e.value, e.value_size
+        self.key_data, self.key_size = e.key, e.key_size
+        self.header_data, self.header_size = e.headers, e.header_size
+        self.timestamp, self.offset, self.partition = e.timestamp, e.offset, level
+
     cdef bytes own(self, const char *name, int size):
         """A header of the queue's own; None when there is none."""
         cdef Entry e

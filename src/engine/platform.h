@@ -83,6 +83,12 @@ static inline void seglog_copy(char *to, const char *from, int64_t n) {
     }
 }
 
+#ifdef Py_GIL_DISABLED
+#define SEGLOG_FREE_THREADED 1
+#else
+#define SEGLOG_FREE_THREADED 0
+#endif
+
 /* ---- failpoints ------------------------------------------------------------------------------------------ */
 
 /* In debug builds SEGLOG_FAIL="place.header:3" kills the process with SIGKILL at the third arrival at that point;

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 cdef extern from "platform.h" nogil:
     int portable "seglog_portable"() noexcept
+    const bint FREE_THREADED "SEGLOG_FREE_THREADED"    # threads run Python at once
     void copy "seglog_copy"(char *to, const char *source, int64_t n) noexcept
     void failpoint "seglog_failpoint"(const char *name) noexcept
     int is_network "seglog_is_network"(const char *path) noexcept

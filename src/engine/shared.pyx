@@ -38,8 +38,7 @@ cdef class Shared:
         cdef SharedWords *w = self.words
         cdef uint32_t me = self.liveness.my_word(), holder
         cdef int i, got = 0, spun = 0, pauses = LOOK_FIRST
-        cdef int64_t deadline = platform.monotonic_us() + self.lock_timeout_us
-        cdef int64_t nap = 500
+        cdef int64_t deadline, nap = 500
         cdef Liveness liveness = self.liveness
         while spun < SPINS:
             for i in range(pauses):
@@ -48,6 +47,7 @@ cdef class Shared:
             pauses = min(2 * pauses, <int>LOOK_LAST)
             if platform.load_u32(&w.lock) == 0 and platform.cas_u32(&w.lock, 0, me):
                 return 1
+        deadline = platform.monotonic_us() + self.lock_timeout_us
         while True:
             with nogil:
                 holder = platform.load_u32(&w.lock)

@@ -9,6 +9,11 @@ from seglog.engine.log cimport Log
 from seglog.engine.mapping cimport Mapping
 
 
+cdef enum:                          # what a reader takes in at a time
+    AHEAD = 4096                    # records
+    AHEAD_BYTES = 1048576
+
+
 cdef enum:                          # states
     UNTOUCHED = 0                   # never handed out
     READY = 1                       # to be handed out (again)
@@ -71,6 +76,7 @@ cdef class Reader:                  # a place in a log, going forward
     cdef Batch batch
     cdef Walk walk
     cdef Entry e                    # the current record, when `batch` is one
+    cdef bint plain                 # no record of `batch` has headers, and no offset is without one
 
     cdef int begin(self, Batch batch) except -1
     cdef int seek(self, int64_t offset, int64_t stop) except -1
@@ -92,6 +98,8 @@ cdef class Level:
     cdef int look(self, int64_t version) except -1
     cdef Chunk chunk(self, int64_t number, int64_t *version)
     cdef void change(self, Chunk c, int64_t i, int state, int attempts, int deliveries, int owner, int reason, int64_t when) noexcept
+    cdef int64_t lease_untouched(self, Chunk c, int64_t i, int64_t n, int owner, int64_t when, int64_t wall) noexcept
+    cdef void count_settled(self, Chunk c, int64_t block, int64_t n) noexcept
     cdef int64_t lowest(self, int state, int64_t start) except -2
     cdef int64_t untouched(self) noexcept
     cdef Chunk opened(self, int64_t number)

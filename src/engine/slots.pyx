@@ -26,8 +26,8 @@ from seglog.engine.batch cimport Batch, Walk
 from seglog.engine.checksum cimport xxh3_64
 from seglog.engine.frame cimport FRAME_OK, frame_check
 from seglog.engine.layout cimport (
-    BLOCK_SLOTS, CHUNK_BLOCKS, CHUNK_BYTES, CHUNK_FIRST, CHUNK_GROWS, CHUNK_HEADER, CHUNK_MAGIC, CHUNK_SLOTS, CHUNK_VERSION, Block, ChunkHeader,
-    LevelWords, MessageSlot,
+    BLOCK_SLOTS, CHUNK_BLOCKS, CHUNK_BYTES, CHUNK_FIRST, CHUNK_GROWS, CHUNK_HEADER, CHUNK_MAGIC, CHUNK_SLOTS, CHUNK_VERSION, HAS_HEADERS, Block,
+    ChunkHeader, LevelWords, MessageSlot,
 )
 from seglog.engine.liveness cimport Liveness
 from seglog.engine.log cimport Log
@@ -39,8 +39,6 @@ from seglog.engine.errors import os_error
 from seglog.engine.segment import sync_directory
 
 cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
-cdef enum:
-    AHEAD = 4096                    # records that a reader takes in at a time
 
 
 cdef int64_t block_min(Block *b, MessageSlot *slots, bint leases) noexcept nogil:
@@ -65,8 +63,9 @@ cdef class Chunk:
     cdef int grow(self, int64_t i) except -1:
         """Real blocks for slot i and those before: a store into a hole could fail by a signal. Raises StoreFull."""
         cdef int rc, fd
-        cdef int64_t wanted = min(i - i % CHUNK_GROWS + CHUNK_GROWS, CHUNK_SLOTS)
-        if wanted <= self.h.allocated:
+        # Twice as many each time: the others wait meanwhile.
+        cdef int64_t wanted = min(max(i - i % CHUNK_GROWS + CHUNK_GROWS, 2 * self.h.allocated), CHUNK_SLOTS)
+        if i < self.h.allocated:
             return 0
         fd = open_file(self.path, os.O_RDWR)
         try:
@@ -153,6 +152,7 @@ cdef class Reader:
         walk.batch, walk.position, walk.left = batch, batch.start, batch.count
         walk.c.count = walk.i = 0
         self.batch, self.walk = batch, walk
+        self.plain = batch.count == batch.next_offset - batch.first_offset and not batch.any_frame(HAS_HEADERS)
         walk.advance(&self.e)
         return 0
 
@@ -165,10 +165,11 @@ cdef class Reader:
                 # Backwards, or to one that this run jumps over: `e` is behind it then, and asked for only when a gap lies between.
                 if offset >= stop:
                     return 0
-                if self.batch is not None and offset == self.batch.next_offset:
+                if self.batch is not None and 0 <= offset - self.batch.next_offset < AHEAD:
+                    # Perhaps over some that another process has: nearer than by way of an index.
                     batch = self.log.following(self.batch, stop, AHEAD)
                 else:
-                    batch = self.log.collect(offset, stop, AHEAD, 1 << 20)
+                    batch = self.log.collect(offset, stop, AHEAD, AHEAD_BYTES)
                 if batch is None:
                     return 0
                 self.begin(batch)
@@ -311,6 +312,40 @@ cdef class Level:
             self.w.due_min = min(self.w.due_min, when)
         if state == READY and offset < self.w.ready_from:
             self.w.ready_from = offset
+
+    cdef int64_t lease_untouched(self, Chunk c, int64_t i, int64_t n, int owner, int64_t when, int64_t wall) noexcept:
+        """Lease the slots from i on, for the first time, as far as nobody touched them: at most n, in one block. How many."""
+        cdef Block *b = &c.blocks[i // BLOCK_SLOTS]
+        cdef MessageSlot *s
+        cdef int64_t at = i, stop = min(i + n, (i // BLOCK_SLOTS + 1) * BLOCK_SLOTS)
+        while at < stop and c.slots[at].word == 0:
+            s = &c.slots[at]
+            s.when, s.first = when, wall
+            platform.store_i64(<int64_t *>&s.word, <int64_t>word_of(LEASED, 1, 1, owner, 0, c.h.number * CHUNK_SLOTS + at))
+            platform.failpoint("slot.stored")
+            at += 1
+        n = at - i
+        if n:
+            c.dirty = True
+            b.n[LEASED] += <uint8_t>n
+            c.h.n[LEASED] += <uint32_t>n
+            self.w.n[LEASED] += n
+            platform.store_i64(&c.h.stored, c.h.stored + n)
+            b.lease_min = min(b.lease_min, when)
+            c.h.lease_min = min(c.h.lease_min, when)
+            self.w.lease_min = min(self.w.lease_min, when)
+        return n
+
+    cdef void count_settled(self, Chunk c, int64_t block, int64_t n) noexcept:
+        """n slots of a block whose words said LEASED say SETTLED by now."""
+        c.dirty = True
+        c.blocks[block].n[LEASED] -= <uint8_t>n
+        c.blocks[block].n[SETTLED] += <uint8_t>n
+        c.h.n[LEASED] -= <uint32_t>n
+        c.h.n[SETTLED] += <uint32_t>n
+        self.w.n[LEASED] -= n
+        self.w.n[SETTLED] += n
+        platform.store_i64(&c.h.stored, c.h.stored + n)
 
     cdef int64_t lowest(self, int state, int64_t start) except -2:
         """The lowest offset from `start` on in this state; -1 when there is none."""

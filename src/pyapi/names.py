@@ -14,6 +14,7 @@ from seglog.errors import InvalidName
 __all__ = ["check_name"]
 
 LENGTH_MAX = 200  # characters; with a suffix of ours it still fits the 255 bytes that file systems allow
+OURS = "seglog."  # ~seglog.replies, ~seglog.dedup.<queue>: internal topics, as queues are
 ALLOWED = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -34,6 +35,8 @@ def check_name(name: str, what: str = "topic") -> str:
         reason = f"it has {len(name):,} characters"
     elif name[0] == ".":
         reason = "it begins with a dot"
+    elif what == "queue" and name.startswith(OURS):
+        reason = f"names that begin with {OURS!r} are for what seglog keeps beside queues"
     elif ALLOWED.fullmatch(name):
         return name
     else:

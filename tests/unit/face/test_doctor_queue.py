@@ -293,6 +293,16 @@ def test_what_lies_beside_the_states_is_named(path):
     assert sorted(os.listdir(folder)) == before, "repair took something away"
 
 
+def test_states_that_a_power_cut_put_back_have_only_their_messages_come_again(made, memory):
+    path = copied(made, memory, same_boot=False)
+    with open(path / FILES / "0-0", "r+b") as f:
+        f.seek(FIRST + 16 * SLOT_BYTES)
+        f.write(bytes(16 * SLOT_BYTES))  # a sector
+    found = received(path)
+    nothing_lost_or_invented(found)
+    assert set(found) == OPEN | {b"%d" % n for n in range(16, 32)}
+
+
 def test_states_that_are_said_to_be_all_settled_count_no_more(path):
     """What a kill between the note that a chunk is done and its removal leaves."""
     (path / FILES / "0-0.done").write_bytes(b"")

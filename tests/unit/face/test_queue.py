@@ -1,5 +1,6 @@
 """Queues: what becomes of a message, in one process and in several."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from datetime import timedelta
 import pytest
 
 import seglog
+from seglog import doctor
 
 
 @pytest.fixture
@@ -693,3 +695,94 @@ def test_a_chunk_that_is_damaged_costs_second_deliveries_and_no_message(tmp_path
     with seglog.open(tmp_path / "data", upkeep=False) as store:
         assert len(store.queue("jobs").receive(10, 0)) == 6
     assert chunk.with_name("0-0.bad").exists()
+
+
+def test_messages_that_are_handed_out_in_runs_are_in_order_and_counted(tmp_path):
+    """Over blocks, chunks, batches, headers, and what is ready again; by two handles in turn; counted as the doctor counts."""
+    path = tmp_path / "data"
+    with seglog.open(path, fsync="never", upkeep=False) as store, seglog.open(path, upkeep=False) as other:
+        jobs = store.queue("jobs")
+        values = [b"%d" % n for n in range(70_000)]
+        jobs.send_many(values[:300])
+        jobs.send(values[300], headers={"a": b"b"})
+        with pytest.raises(ZeroDivisionError), store.transaction() as tx:
+            jobs.send_many([b"never"] * 10, tx=tx)
+            raise ZeroDivisionError
+        for value in values[301:400]:
+            jobs.send(value)
+        jobs.send_many(values[400:])
+        first = jobs.receive(200, timeout=0)
+        released = first[:3] + first[100:103]
+        jobs.release(released)
+        jobs.ack([message for message in first if message not in released] * 2)
+        expected = [message.value for message in released] + values[200:]
+        found = []
+        for n, handle in enumerate(itertools.cycle([jobs, other.queue("jobs")])):
+            some = handle.receive(1 + 37 * n % 1000, timeout=0)
+            if not some:
+                break
+            found += [message.value for message in some]
+            assert {message.attempts for message in some} == {1}
+            handle.ack(some[::-1])
+        assert found == expected
+        now = jobs.statistics()
+        assert (now.ready, now.in_flight, now.acked) == (0, 0, 70_000)
+        held = [jobs.send(b"later") and jobs.receive(timeout=0)[0] for _ in range(2)]
+        assert doctor.examine(path).findings == ()
+        assert [message.value for message in held] == [b"later"] * 2
+
+
+def test_what_was_dropped_in_the_middle_of_a_run_is_not_handed_out(tmp_path):
+    with seglog.open(tmp_path / "data", upkeep=False) as store:
+        jobs = store.queue("jobs", max_length=5, overflow="drop_oldest")
+        jobs.send_many([b"0", b"1", b"2", b"3", b"4"])
+        assert jobs.receive(1, timeout=0)[0].value == b"0"
+        jobs.send_many([b"5", b"6", b"7"])
+        assert [message.value for message in jobs.receive(30, timeout=0)] == [b"3", b"4", b"5", b"6", b"7"]
+
+
+def test_when_it_was_first_received_stays(tmp_path):
+    clock = seglog.ManualClock()
+    with seglog.open(tmp_path / "data", upkeep=False, clock=clock) as store:
+        jobs = store.queue("jobs")
+        jobs.send_many([b"1", b"2", b"3"])
+        (one,) = jobs.receive(1)
+        two, three = jobs.receive(2)
+        at = clock()
+        jobs.release([one, two, three])
+        clock.advance(5)
+        assert [message.first_received_at for message in jobs.receive(3)] == [at] * 3
+
+
+@pytest.mark.parametrize("whose", ["the queue's", "the message's"])
+def test_what_expired_in_the_middle_of_a_run_is_not_handed_out(tmp_path, whose):
+    clock = seglog.ManualClock()
+    with seglog.open(tmp_path / "data", upkeep=False, clock=clock) as store:
+        jobs = store.queue("jobs", dead_letter=False, **({"ttl": 10} if whose == "the queue's" else {}))
+        jobs.send_many([b"1", b"2", b"3"], **({"ttl": 10} if whose == "the message's" else {}))
+        jobs.send_many([b"4", b"5"])
+        assert [message.value for message in jobs.receive(1)] == [b"1"]
+        clock.advance(11)
+        left = [message.value for message in jobs.receive(9, timeout=0)]
+        assert left == ([] if whose == "the queue's" else [b"4", b"5"])
+
+
+def test_messages_without_a_group_are_one_group_that_a_batch_of_acks_frees(tmp_path):
+    with seglog.open(tmp_path / "data", upkeep=False) as store:
+        jobs = store.queue("jobs", fifo=True)
+        jobs.send_many([b"1", b"2", b"3"])
+        for value in (b"1", b"2", b"3"):
+            messages = jobs.receive(9, timeout=0)
+            assert [message.value for message in messages] == [value]
+            jobs.ack(messages)
+
+
+def test_what_seglog_keeps_beside_queues_is_no_queues_name(tmp_path):
+    with seglog.open(tmp_path / "data", upkeep=False) as store:
+        for name in ("seglog.replies", "seglog.dedup.jobs"):
+            with pytest.raises(seglog.InvalidName, match="keeps beside"):
+                store.queue(name)
+            with pytest.raises(seglog.InvalidName, match="keeps beside"):
+                store.queue("jobs", dead_letter=name)
+        assert store.queues() == []
+        store.topic("seglog.replies")  # topics are apart
