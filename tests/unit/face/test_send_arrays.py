@@ -2,6 +2,7 @@
 
 import array
 import ctypes
+import gc
 import itertools
 import threading
 
@@ -398,12 +399,13 @@ def test_a_closed_topic_takes_no_array(path):
 
 
 def test_an_arrow_array_is_let_go_after_the_send(topic):
+    gc.collect()  # what other tests left
     before = pa.total_allocated_bytes()
     given = pa.array([b"x" * 100] * 1000)
     topic.send_many(given)
     topic.send_many(pa.chunked_array([given, given]))
     del given
-    assert pa.total_allocated_bytes() == before
+    assert pa.total_allocated_bytes() <= before
 
 
 @pytest.mark.parametrize("codec", ["none", "zstd"])
