@@ -21,6 +21,7 @@ import shlex
 import sys
 from collections.abc import Callable
 
+import arraying
 import committing
 import compacting
 import contestants
@@ -118,6 +119,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, str], tuple[list[tuple[str, list[
     "compaction": compacting.measure,
     "queues": queues.measure,
     "exchanges": exchanging.measure,
+    "arrays": arraying.measure,
 }
 
 

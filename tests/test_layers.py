@@ -32,14 +32,15 @@ DRAWING = """
 2  membership assignment transactions
 2  positions  topology     waiting     ticker      statistics  start       identity
 2  record     names        config      codecs      clock       protocols   errors    files
+2  dtypes      export
 2  queueconfig queuestatistics limits   routing
 ----------------------------------------------------------------------
-1e partitions places     transactions compaction  slots       groups      leases      delivery    reclaim
-1d log        message
+1e partitions places     transactions compaction  slots       groups      leases      delivery    reclaim    claim       arrow
+1d log        message     snapshot    decode
 1c tail       recovery   instruments
-1b segment    index        keymap      arrow       pieces
-1a decisions  mapping    shared       liveness    batch       frame       source
-0  layout     record       checksum    codecs      losses      platform    atomic    errors
+1b segment    index        keymap      pieces
+1a decisions  mapping    shared       liveness    batch       frame       source      foreign     json
+0  layout     record       checksum    codecs      losses      platform    atomic    errors      arrowabi   fields
 """
 HANDS_OUT = {"seglog.store", "seglog.topic"}
 

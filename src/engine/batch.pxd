@@ -11,6 +11,11 @@ cdef enum Part:
     VALUES, KEYS
 
 
+cdef class Frames:                  # the bytes of a batch: what its arrays are views of
+    cdef Mapping mapping
+    cdef int64_t start, end
+
+
 cdef class Batch:
     cdef Mapping mapping
     cdef bytes expanded             # a compressed frame's blobs; such a frame is a batch of its own
@@ -25,12 +30,21 @@ cdef class Batch:
     cdef readonly int64_t partition
     cdef readonly str topic
     cdef readonly uint32_t epoch
+    cdef object dtype               # of its values, where the topic has one
+    cdef bint several               # with a dtype: one frame of several records, so they lie together; else frames of one record each
+    cdef object _values, _offsets, _timestamps
+    cdef Frames _frames
     cdef object segment             # whose frames they are: for who reads on behind them
 
     cdef int columns(self, int64_t position, Columns *c) noexcept nogil
     cdef Record make(self, const Entry *e)
+    cdef Frames frames(self)
+    cdef _array(self)
     cdef _numbers(self, int which)
     cdef bint any_frame(self, int flag)
+
+
+cdef object new_array(int64_t n, object dtype, char **data)
 
 
 cdef class Column:

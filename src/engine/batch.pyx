@@ -5,16 +5,16 @@ It points at frames in a segment's map, whose hashes were checked when it was ma
 and records taken from it stay valid for as long as anybody holds them, also after the segment was deleted or the log closed.
 A run of plain frames of one segment is one batch, however many appends made it; a compressed frame is a batch by itself.
 
-Nothing is made before it is asked for: `len` costs nothing, `offsets` and `timestamps` one pass in C, `values.tolist()`
+Nothing is made before it is asked for: `len` costs nothing, `offsets` and `timestamps` one pass in C at most, `values.tolist()`
 one object per record. Shared fields: the cached arrays, written once with equal content; a race makes one of them garbage.
 """
 cimport cython
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 import numpy as np
 
@@ -42,10 +42,26 @@ cdef object frozen(object array):
 
 
 @cython.final
+cdef class Frames:
+    """The bytes of a batch's frames, as a read-only buffer; they hold the map.
+
+    Arrays are views of this and not of the batch, which remembers them: no circle, so the map goes with the last array, and not some time
+    later with the garbage.
+    """
+
+    def __init__(self):
+        raise TypeError("frames are parts of batches")
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.mapping.data + self.start, self.end - self.start, True, flags)
+
+
+@cython.final
 cdef class Batch:
     """Consecutive records of one partition, over the map. Made by reads.
 
-    `len(batch)`, iteration and indexing give records; `values`, `keys`, `offsets`, `timestamps` give columns.
+    `len(batch)`, iteration and indexing give records; `values`, `keys`, `offsets`, `timestamps` give columns, read-only. Whatever is
+    taken from it stays valid for as long as it is held: after trim, retention, compaction, deletion and close too.
     """
 
     def __init__(self):
@@ -103,10 +119,63 @@ cdef class Batch:
         r.timestamp, r.offset, r.partition = e.timestamp, e.offset, self.partition
         return r
 
+    cdef Frames frames(self):
+        if self._frames is None:
+            self._frames = Frames.__new__(Frames)
+            self._frames.mapping, self._frames.start, self._frames.end = self.mapping, self.start, self.end
+        return self._frames
+
     @property
     def values(self):
-        """The values, as a `Column`. *O(1)*."""
+        """The values: a `Column`; of a topic with a dtype an array of that dtype, of shape (n,), over the map. *O(1)*.
+
+        Such an array is not copied where its items lie evenly: in a frame of one `send_many`, which then is a batch of its own, or in
+        frames of one `send` each that have keys and headers of one size. Else one pass puts them together, once.
+        """
+        if self.dtype is None:
+            return column(self, VALUES)
+        if self._values is None:
+            self._values = self._array()
+        return self._values
+
+    @property
+    def raw(self):
+        """The values as a `Column` of bytes, whatever the topic's dtype. *O(1)*."""
         return column(self, VALUES)
+
+    cdef _array(self):
+        cdef int64_t width = self.dtype.itemsize, at = self.start, n, step = 0, first, last = 0
+        cdef const char *origin = self.mapping.data + self.start
+        cdef bint even = True, sound = True
+        cdef char *data
+        cdef Columns c
+        if self.columns(at, &c) or c.value_offsets != NULL or c.stride != width:
+            sound = False
+        elif self.expanded is not None:
+            return np.frombuffer(self.expanded, self.dtype, self.count, c.values - self.blobs + self.skip * width)
+        elif self.several or self.count == 1:
+            return np.frombuffer(self.frames(), self.dtype, self.count, c.values - origin + self.skip * width)
+        first = last = c.values - origin
+        for n in range(1, self.count if sound else 0):
+            at += frame_length(<const FrameHeader *>(self.mapping.data + at))
+            if self.columns(at, &c) or c.value_offsets != NULL or c.stride != width:
+                sound = False
+                break
+            if n == 1:
+                step = c.values - origin - last
+            even = even and c.values - origin - last == step
+            last = c.values - origin
+        if not sound:
+            raise ValueError(f"{self!r} has values that are not of the topic's dtype, {self.dtype}; `raw` has their bytes")
+        if even:
+            return np.ndarray((self.count,), self.dtype, self.frames(), first, (step,))
+        array = new_array(self.count, self.dtype, &data)
+        at = self.start
+        for n in range(self.count):
+            self.columns(at, &c)
+            memcpy(data + n * width, c.values, width)
+            at += frame_length(<const FrameHeader *>(self.mapping.data + at))
+        return frozen(array)
 
     @property
     def keys(self):
@@ -130,19 +199,28 @@ cdef class Batch:
 
     @property
     def offsets(self):
-        """int64[n]: each record's offset. One pass in C over the frames."""
-        return self._numbers(0)
+        """int64[n]: each record's offset. One pass in C, the first time."""
+        if self._offsets is None:
+            self._offsets = self._numbers(0)
+        return self._offsets
 
     @property
     def timestamps(self):
-        """int64[n]: each record's timestamp in µs since the epoch. One pass in C over the frames."""
-        return self._numbers(1)
+        """int64[n]: each record's timestamp in µs since the epoch. A view where a frame has them, else one pass in C, the first time."""
+        cdef Columns c
+        if self._timestamps is None:
+            if self.columns(self.start, &c) == 0 and c.timestamps != NULL and c.count - self.skip >= self.count:
+                self._timestamps = np.frombuffer(
+                    self.frames(), _INT64, self.count, <const char *>(c.timestamps + self.skip) - (self.mapping.data + self.start))
+            else:
+                self._timestamps = self._numbers(1)
+        return self._timestamps
 
     cdef _numbers(self, int which):
         cdef char *data
         cdef object array = new_array(self.count, _INT64, &data)
         cdef int64_t *out = <int64_t *>data
-        cdef int64_t at = self.start, n = 0
+        cdef int64_t at = self.start, n = 0, j, here, number
         cdef uint32_t i = self.skip
         cdef Columns c
         cdef bint sound = True
@@ -151,13 +229,21 @@ cdef class Batch:
                 if self.columns(at, &c):
                     sound = False
                     break
-                while i < c.count and n < self.count:
-                    if which == 0:
-                        out[n] = c.base_offset + (c.deltas[i] if c.deltas != NULL else i)
-                    else:
-                        out[n] = c.timestamps[i] if c.timestamps != NULL else c.base_timestamp
-                    n += 1
-                    i += 1
+                # Straight loops, for the compiler to vectorise.
+                here = min(c.count - i, self.count - n)
+                if which == 0 and c.deltas == NULL:
+                    number = c.base_offset + i
+                    for j in range(here):
+                        out[n + j] = number + j
+                elif which == 0:
+                    for j in range(here):
+                        out[n + j] = c.base_offset + c.deltas[i + j]
+                elif c.timestamps != NULL:
+                    memcpy(out + n, c.timestamps + i, 8 * here)
+                else:
+                    for j in range(here):
+                        out[n + j] = c.base_timestamp
+                n += here
                 i = 0
                 at += frame_length(<const FrameHeader *>(self.mapping.data + at))
         if not sound:
@@ -326,9 +412,7 @@ cdef class Column:
     @property
     def data(self):
         """uint8: the bytes that the batch lies in, read-only, not copied. Headers and columns lie between the items."""
-        if self.batch.expanded is not None:
-            return np.frombuffer(self.batch.expanded, np.uint8)
-        return np.frombuffer(self.batch.mapping.view(self.batch.start, self.batch.end), np.uint8)
+        return np.frombuffer(self.batch.frames() if self.batch.expanded is None else self.batch.expanded, np.uint8)
 
     def __seglog_packed__(self):
         if self.valid is not None:

@@ -60,7 +60,8 @@ cdef class Scratch:                 # memory that frames are built in; grows, is
 
 cdef int64_t encode(
     Scratch scratch, Packed values, Packed keys, Packed headers, const int64_t *timestamps, int64_t now,
-    const int32_t *select, int64_t start, int64_t stop, int64_t bytes_max, int64_t record_max,
+    const int32_t *select, int64_t start, int64_t stop, int64_t bytes_max, int64_t record_max, int64_t width,
 ) except -1
+cdef int misfit(int64_t size, int64_t width, int64_t index) except -1
 cdef void seal_body(FrameHeader *h, int64_t body_length) noexcept nogil
 cdef int compress(Scratch scratch, int codec, object squeeze) except -1

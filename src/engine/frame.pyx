@@ -19,7 +19,7 @@ from seglog.engine.layout cimport (
     CODEC_LZ4, CODEC_NONE, FIXED_STRIDE, FRAME_BYTES_MAX, FRAME_HASHED, FRAME_HEADER, FRAME_MAGIC, HAS_DELTAS,
     HAS_HEADERS, HAS_KEY_NULLS, HAS_KEYS, HAS_NULLS, HAS_TIMESTAMPS, KNOWN_FLAGS, FrameHeader, align8, frame_length,
 )
-from seglog.engine.source cimport FROM_LIST, FROM_STRIDE, Packed, bytes_data
+from seglog.engine.source cimport FROM_LIST, FROM_OFFSETS32, FROM_OFFSETS64, FROM_STRIDE, Packed, bytes_data
 
 from seglog.engine.errors import RecordTooLarge
 
@@ -237,6 +237,22 @@ cdef inline int64_t copy_blob(
     cdef const char *data
     if offsets != NULL:
         offsets[0] = 0
+    if select == NULL and (source.kind == FROM_OFFSETS32 or source.kind == FROM_OFFSETS64):
+        # They lie together already, and none is null.
+        data = source.get(start, &size)
+        if source.kind == FROM_OFFSETS32:
+            used = source.offsets32[start + n] - source.offsets32[start]
+            for i in range(n if offsets != NULL else 0):
+                offsets[i + 1] = source.offsets32[start + i + 1] - source.offsets32[start]
+        else:
+            used = source.starts[start + n] - source.starts[start]
+            for i in range(n if offsets != NULL else 0):
+                offsets[i + 1] = <int32_t>(source.starts[start + i + 1] - source.starts[start])
+        memcpy(at, data, used)
+        if valid != NULL:
+            for i in range(n):
+                valid[i >> 3] |= <uint8_t>(1 << (i & 7))
+        return used
     for i in range(n):
         data = source.get(select[start + i] if select != NULL else start + i, &size)
         if size > 0:
@@ -249,13 +265,20 @@ cdef inline int64_t copy_blob(
     return used
 
 
+cdef int misfit(int64_t size, int64_t width, int64_t index) except -1:
+    """A value that is not of its topic's dtype."""
+    raise ValueError(
+        f"record {index:,} of this call {'is null' if size < 0 else f'has {size:,} bytes'}; the topic has a dtype, and each of its values "
+        f"{width:,} bytes. A record that does not fit is not written, nor what was to follow it.")
+
+
 cdef int64_t encode(
     Scratch scratch, Packed values, Packed keys, Packed headers, const int64_t *timestamps, int64_t now,
-    const int32_t *select, int64_t start, int64_t stop, int64_t bytes_max, int64_t record_max,
+    const int32_t *select, int64_t start, int64_t stop, int64_t bytes_max, int64_t record_max, int64_t width,
 ) except -1:
     """Build one frame from items `start .. stop-1` (of `select`, when given), as many as fit `bytes_max`, at least one.
 
-    Returns how many. All header fields are filled but base_offset, epoch and header_hash.
+    `width`: what each value must have; -1: anything goes. Returns how many. All header fields are filled but base_offset, epoch and header_hash.
     """
     cdef int64_t j, k, n = 0, size, first = -2, value_bytes = 0, key_bytes = 0, header_bytes = 0, total, at, blob
     cdef bint stride = True, nulls = False, key_nulls = False, any_key = False, spread = False
@@ -264,14 +287,18 @@ cdef int64_t encode(
     cdef char *body
     cdef int flags = 0
     cdef int64_t one, key_size, header_size
+    if width >= 0 and values.stride >= 0 and values.stride != width and start < stop:
+        misfit(values.stride, width, start)
     if values.stride >= 0 and keys is None and headers is None and timestamps == NULL and values.stride <= record_max:
-        # Values of one known length and nothing else: there is nothing to measure.
-        n = min(stop - start, max(<int64_t>1, bytes_max // (values.stride + 32)))
+        # Values of one known length and nothing else: there is nothing to measure, and no column that would take room.
+        n = min(stop - start, max(<int64_t>1, bytes_max // max(values.stride, <int64_t>8)))
         value_bytes = n * values.stride
         stop = start
     for j in range(start, stop):
         k = select[j] if select != NULL else j
         values.get(k, &size)
+        if width >= 0 and size != width:
+            misfit(size, width, j)
         one = 0
         if size < 0:
             nulls = True

@@ -17,6 +17,8 @@ cdef void build_one(
 
 cdef class Log(Tail):
     cdef int64_t batch_bytes, record_bytes_max
+    cdef object dtype               # of its values, where they have one; then `width` is their size, else -1
+    cdef int64_t width
     cdef bint skip_corrupt
     cdef int codec
     cdef object squeeze
@@ -29,6 +31,7 @@ cdef class Log(Tail):
     cdef int64_t checked            # the frame whose body was hashed last: its position, xor its segment's salt
 
     cdef int64_t append_record(self, object value, object key, object headers, object timestamp) except -1
+    cdef int check_dtype(self, Packed values) except -1
     cdef list append_packed(
         self, Packed values, Packed keys, Packed headers, const int64_t *timestamps, const int32_t *select, int64_t n)
     cdef list current_bases(self)

@@ -25,7 +25,7 @@ from seglog.engine.checksum cimport xxh3_64
 from seglog.engine.decisions cimport Decisions
 from seglog.engine.frame cimport (
     FRAME_BODY_BAD, FRAME_HEADER_BAD, FRAME_OK, FRAME_UNKNOWN, Columns, Scratch, body_check, columns_end, columns_parse, compress, encode,
-    frame_check, why,
+    frame_check, misfit, why,
 )
 from seglog.engine.index cimport Index, build_index, open_index
 from seglog.engine.layout cimport (
@@ -133,6 +133,7 @@ cdef class Log(Tail):
         Liveness liveness=None,
         Decisions decisions=None,
         double lock_timeout=30.0,
+        dtype=None,
     ):
         if self.shared is not None:
             raise ValueError("a log is opened once")
@@ -164,6 +165,7 @@ cdef class Log(Tail):
         self.expand = {}
         self.clock, self.decisions = clock, decisions
         self.losses = ()
+        self.dtype, self.width = dtype, -1 if dtype is None else dtype.itemsize
         self.bases, self.bases_version, self.open_segments, self.indexes, self.survivors = [], -1, {}, {}, {}
         self.spare = Scratch.__new__(Scratch)
         self._open(create, liveness, lock_timeout)
@@ -196,6 +198,8 @@ cdef class Log(Tail):
             key_size = PyBytes_GET_SIZE(key_held)
         if header_held is not None:
             header_size = PyBytes_GET_SIZE(header_held)
+        if self.width >= 0 and size != self.width:
+            misfit(size, self.width, 0)
         at = max(size, 0) + max(key_size, 0) + header_size
         if at > self.record_bytes_max:
             raise RecordTooLarge(
@@ -227,6 +231,15 @@ cdef class Log(Tail):
             if body != small:
                 PyMem_RawFree(body)
 
+    cdef int check_dtype(self, Packed values) except -1:
+        """Raise TypeError for an array of numbers that are not this log's; bytes of the right width are taken as they are."""
+        if values.array is None or self.dtype is None:
+            return 0
+        given = values.array.dtype
+        if given.kind in "SV" and given.fields is None or given.kind == "u" and given.itemsize == 1 or given == self.dtype:
+            return 0
+        raise TypeError(f"the topic's records are {self.dtype}; an array of {given} is not: convert it, or send its bytes. Nothing was written.")
+
     cdef list append_packed(
         self, Packed values, Packed keys, Packed headers, const int64_t *timestamps, const int32_t *select, int64_t n,
     ):
@@ -235,6 +248,7 @@ cdef class Log(Tail):
         cdef int64_t at = 0, took, offset, now = self.now() if timestamps == NULL else 0
         cdef list spans = []
         cdef object error
+        self.check_dtype(values)
         # Another thread may be using the spare one: its appends let go of the GIL.
         self.spare = None
         if scratch is None:
@@ -242,7 +256,8 @@ cdef class Log(Tail):
         try:
             while at < n:
                 took = encode(
-                    scratch, values, keys, headers, timestamps, now, select, at, n, self.batch_bytes, self.record_bytes_max)
+                    scratch, values, keys, headers, timestamps, now, select, at, n, self.batch_bytes, self.record_bytes_max,
+                    self.width)
                 if self.codec:
                     compress(scratch, self.codec, self.squeeze)
                 offset = self.commit(<FrameHeader *>scratch.data, scratch.data + FRAME_HEADER)
@@ -270,7 +285,7 @@ cdef class Log(Tail):
     def append_many(self, values, keys=None, headers=None, timestamps=None):
         """Append many records; the runs of offsets they took, as a list of Span.
 
-        `values` and `keys`: a list of bytes-like (None: null), a `Packed`, a `Column`, or an array whose rows are records.
+        `values` and `keys`: a list of bytes-like (None: null), a `Packed`, a `Column`, an array whose rows are records, or an Arrow array.
         `headers`: a list of mappings (or None). `timestamps`: µs, an int64 array or a list. All have the same length. They go out in
         frames of up to `batch_bytes`; each is visible as a whole. Raises as `append`; an error's `accepted` says
         how many records were appended before it.
@@ -503,8 +518,9 @@ cdef class Log(Tail):
                     if next_offset <= offset:           # before what was asked: its body does not matter
                         position, expected = next_position, next_offset
                         continue
-                    if count and (h.codec != CODEC_NONE or next_position - batch.start > max_bytes):
-                        return batch
+                    if count and (h.codec != CODEC_NONE or next_position - batch.start > max_bytes or (
+                            self.width >= 0 and (h.count > 1 or batch.several))):
+                        return batch                    # with a dtype, what stands in one frame is one array
                     # Small reads through a large frame come back to it: its hash was right a moment ago.
                     if self.checked != position ^ <int64_t>segment.salt:
                         code = body_check(h)
@@ -570,8 +586,9 @@ cdef class Log(Tail):
                         batch.blobs, batch.blob_size = PyBytes_AS_STRING(expanded), PyBytes_GET_SIZE(expanded)
                     batch.start = position
                     batch.skip = skip
-                    batch.partition, batch.topic = self.partition, self.topic
+                    batch.partition, batch.topic, batch.dtype = self.partition, self.topic, self.dtype
                     batch.epoch = h.epoch
+                    batch.several = h.count > 1
                     batch.first_offset = h.base_offset + (c.deltas[skip] if c.deltas != NULL else skip)
                 first = h.count - skip
                 whole = next_offset <= limit and first <= max_records - count
@@ -623,7 +640,7 @@ cdef class Log(Tail):
         batch = Batch.__new__(Batch)
         batch.mapping, batch.segment = segment.mapping, segment
         batch.start, batch.end, batch.count = before.end, position, count
-        batch.partition, batch.topic, batch.epoch = self.partition, self.topic, h.epoch
+        batch.partition, batch.topic, batch.epoch, batch.dtype = self.partition, self.topic, h.epoch, self.dtype
         columns_parse(h, NULL, 0, &c)
         batch.first_offset = h.base_offset + (c.deltas[0] if c.deltas != NULL else 0)
         batch.next_offset = expected

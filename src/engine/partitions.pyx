@@ -15,13 +15,17 @@ from libc.string cimport memcpy
 
 from seglog.engine.batch cimport Batch, Walk
 from seglog.engine.checksum cimport xxh3_64
+from seglog.engine.foreign cimport Chunk, Strings, chunks_of, is_foreign
 from seglog.engine.frame cimport Entry
 from seglog.engine.log cimport Log
 from seglog.engine.record cimport Position, Record, new_position, to_offset
-from seglog.engine.source cimport Packed, Times, pack_header_list, packed, same_length
+from seglog.engine.source cimport Packed, Times, pack_header_list, packed, packed_strings, same_length, times_of
 from seglog.engine.transactions cimport Transaction
 
 from seglog.engine.errors import ClosedError, ConfigError, PartitionNotFound
+from seglog.engine.record import Span
+
+_COLUMNS = frozenset(("partition", "offset", "timestamp", "key", "value"))
 
 
 cdef uint32_t murmur2_32(const char *data, int64_t size) noexcept nogil:
@@ -174,28 +178,76 @@ cdef class Partitions:
     ):
         """Append many records; the runs of offsets they took, as a list of `Span(partition, start, stop)`.
 
-        `values` and `keys`: a list of bytes-like (None: null), an array whose rows are records, a `Packed`, or a `Column` of a batch:
-        no Python object is made per record for the last three. `headers`: a list of mappings or None. `timestamps`: an int64 array of
-        µs, or a list. All have the same length. With keys each record goes to its key's partition, in order; without, all go
-        to one partition, the next in turn. Frames hold up to `batch_bytes`; each is seen as a whole or not at all. Raises as
-        `send`; an error's `accepted` says how many records of the partition it was writing went before it. Cost: about
-        15-40 ns a record of 100 bytes. With `tx` they are there when it commits, and the list is empty.
+        `values` and `keys`, without a Python object per record: a numpy array, each row a record (structured, or of two dimensions or
+        more, or of wide items; its bytes as they lie there, C-contiguous); `Packed(buffer, offsets)`; a `Column` of a batch; whatever has
+        `__arrow_c_array__` or `__arrow_c_stream__` and is binary, string, fixed_size_binary or one of their kin, sliced and with nulls. And
+        a list of bytes-like (None: null). `headers`: a list of mappings or None. `timestamps`: µs as an int64 array or a list, datetime64, an
+        Arrow timestamp. All have the same length.
+
+        An Arrow table, batch or stream of them as `values` has a column `value`, may have `key` and `timestamp`, and is sent chunk by
+        chunk as it comes; `offset` and `partition`, which `topic.arrow()` gives too, are passed over.
+
+        With keys each record goes to its key's partition, in order; without, all go to one partition, the next in turn. Frames hold up to
+        `batch_bytes`; each is seen as a whole or not at all. Raises as `send`, TypeError and ValueError for what is no such array, OSError
+        when a stream fails; an error's `accepted` says how many records of the partition it was writing, and how many of the chunks
+        before, went before it. Cost: about 10-40 ns a record of 100 bytes. With `tx` they are there when it commits, and the
+        list is empty.
 
         `expected_offset` and `expected_version` as in `send`, for all of them together, which then go to one partition, have one key, and are
         all there or none.
         """
-        cdef Packed v = packed(values, "value")
-        cdef Packed k = None if keys is None else packed(keys, "key")
-        cdef Packed h = None if headers is None else pack_header_list(headers)
-        cdef Times t = None if timestamps is None else Times(timestamps)
+        if expected_offset is not None or expected_version is not None:
+            return self._send_many_if(values, keys, headers, timestamps, partition, tx, expected_offset, expected_version)
+        if type(values) is not list and keys is None and headers is None and timestamps is None and is_foreign(values):
+            return self.send_chunks(values, partition, tx)
+        return self.send_packed(
+            packed(values, "value"), None if keys is None else packed(keys, "key"),
+            None if headers is None else pack_header_list(headers), None if timestamps is None else Times(timestamps), partition, tx)
+
+    cdef list send_chunks(self, object values, object partition, object tx):
+        """An Arrow array or stream, each chunk as it comes; of tables the columns value, key and timestamp."""
+        cdef list spans = []
+        cdef int64_t accepted = 0
+        cdef Chunk chunk
+        cdef Packed v, k
+        cdef Times t
+        cdef Strings column
+        try:
+            for chunk in chunks_of(values):
+                k, t = None, None
+                if chunk.is_table():
+                    strange = sorted(set(chunk.names()) - _COLUMNS)
+                    column = chunk.column("value", "value")
+                    if strange or column is None:
+                        raise TypeError(
+                            "a table to be sent has a column value, and may have key and timestamp; this one has "
+                            f"{', '.join(chunk.names())}. Choose and rename them first.")
+                    v = packed_strings(column)
+                    column = chunk.column("key", "key")
+                    k = None if column is None else packed_strings(column)
+                    column = chunk.times_in("timestamp")
+                    t = None if column is None else times_of(column)
+                else:
+                    v = packed_strings(chunk.strings("value"))
+                if k is None and partition is None:
+                    partition = self.choose(None, None)     # one for all chunks
+                for span in self.send_packed(v, k, None, t, partition, tx):
+                    if spans and spans[-1].partition == span.partition and spans[-1].stop == span.start:
+                        span = Span(span.partition, spans.pop().start, span.stop)
+                    spans.append(span)
+                accepted += v.count
+        except Exception as error:
+            error.accepted = accepted + getattr(error, "accepted", 0)
+            raise
+        return spans
+
+    cdef list send_packed(self, Packed v, Packed k, Packed h, Times t, object partition, object tx):
         cdef int64_t n = v.count, i, size, p, at
         cdef int32_t *where
         cdef int32_t *select
         cdef const char *key
         cdef list spans
         cdef Log log
-        if expected_offset is not None or expected_version is not None:
-            return self._send_many_if(values, keys, headers, timestamps, partition, tx, expected_offset, expected_version)
         same_length(n, k, h, t)
         if k is None or partition is not None or (self.n == 1 and self.placing != BY_CALL):
             log = <Log>self.logs[self.choose(None, partition)]

@@ -3,9 +3,11 @@ from cpython.buffer cimport Py_buffer
 from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t
 
+from seglog.engine.foreign cimport Strings
+
 
 cdef enum:
-    FROM_LIST, FROM_OFFSETS32, FROM_OFFSETS64, FROM_SPANS, FROM_STRIDE
+    FROM_LIST, FROM_OFFSETS32, FROM_OFFSETS64, FROM_SPANS, FROM_STRIDE, FROM_STRINGS, FROM_PLACES
 
 
 cdef class Packed:                  # many byte strings, wherever they are: the source of an encode
@@ -17,7 +19,11 @@ cdef class Packed:                  # many byte strings, wherever they are: the 
     cdef const int64_t *starts
     cdef const int64_t *ends
     cdef int64_t stride             # the length of every item, where that is known to be one; else -1
+    cdef Strings strings            # an Arrow column with nulls or views
+    cdef const char **places        # of each item, where they lie in several Arrow chunks; NULL: null
+    cdef int64_t *sizes
     cdef object owner
+    cdef object array               # the numpy array that it is made of, for who wants to know what its items mean
     cdef Py_buffer pins[3]
     cdef int pinned
 
@@ -42,8 +48,13 @@ cdef class Packed:                  # many byte strings, wherever they are: the 
         if self.kind == FROM_OFFSETS64:
             size[0] = self.starts[i + 1] - self.starts[i]
             return self.data + self.starts[i]
-        size[0] = self.ends[i] - self.starts[i]
-        return self.data + self.starts[i]
+        if self.kind == FROM_SPANS:
+            size[0] = self.ends[i] - self.starts[i]
+            return self.data + self.starts[i]
+        if self.kind == FROM_STRINGS:
+            return self.strings.get(i, size)
+        size[0] = self.sizes[i]
+        return self.places[i]
 
 
 cdef extern from *:
@@ -62,6 +73,7 @@ cdef extern from *:
 
 
 cdef Packed packed(object values, str what)
+cdef Packed packed_strings(Strings strings)
 
 
 cdef class Times:                   # int64 timestamps, pinned or made
@@ -70,6 +82,11 @@ cdef class Times:                   # int64 timestamps, pinned or made
     cdef int64_t *owned
     cdef Py_buffer view
     cdef bint pinned
+
+    cdef int add(self, Strings column) except -1
+
+
+cdef Times times_of(Strings column)
 
 
 cdef bytes one_bytes(object item, str what)

@@ -1,16 +1,21 @@
 # cython: language_level=3, freethreading_compatible=True, embedsignature=True, auto_pickle=False, boundscheck=True, wraparound=True, nonecheck=True
 """Source: many byte strings, wherever the caller keeps them, seen as pointers and sizes.
 
-A list of bytes, an array whose rows are records, a buffer with offsets, a column of a batch: all become a `Packed`, whose `get`
-is C. It owns or pins what it points at for as long as it lives, and checks every bound once, when it is made.
+A list of bytes, an array whose rows are records, a buffer with offsets, a column of a batch, an Arrow array of any library: all become a
+`Packed`, whose `get` is C. It owns or pins what it points at for as long as it lives, and checks every bound once, when it is made.
 """
 from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_ND, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
 from cpython.list cimport PyList_GET_SIZE
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport int32_t, int64_t
 
+import numpy as np
+
+from seglog.engine.foreign cimport (
+    OF_INT64, OF_OFFSETS32, OF_OFFSETS64, OF_WIDTH, Chunk, Strings, chunks_of, is_foreign,
+)
 from seglog.engine.record cimport pack_headers, to_us
 
 
@@ -69,6 +74,8 @@ cdef class Packed:
         cdef int i
         for i in range(self.pinned):
             PyBuffer_Release(&self.pins[i])
+        PyMem_RawFree(self.places)
+        PyMem_RawFree(self.sizes)
 
     def __len__(self):
         return self.count
@@ -112,37 +119,45 @@ cdef list as_bytes_list(list items, str what, int64_t *stride):
             raise TypeError(f"{what} {i} is a str; a {what} is bytes: encode it first, for instance {what}.encode()")
         if not PyObject_CheckBuffer(item):
             raise TypeError(f"{what} {i} is {type(item).__name__}; a {what} is a bytes-like object or None")
-        items[i] = bytes(memoryview(item))
+        items[i] = one_bytes(item, what)
     stride[0] = first
     return items
 
 
+cdef bint of_objects(const char *format) noexcept:
+    """Whether a buffer's format has Python objects among its items. The names of fields stand between colons."""
+    cdef bint named = False
+    while format != NULL and format[0]:
+        if format[0] == c":":
+            named = not named
+        elif format[0] == c"O" and not named:
+            return True
+        format += 1
+    return False
+
+
 cdef Packed packed(object values, str what):
-    """Any accepted shape of many values as a source: Packed, a Column, an array with rows, or an iterable of bytes."""
+    """Any accepted shape of many values as a source: Packed, a Column, an array with rows, Arrow, or an iterable of bytes."""
     cdef Packed p
     cdef object span
-    if isinstance(values, Packed):
-        return values
-    if isinstance(values, (str, bytes, bytearray)):
-        raise TypeError(f"many {what}s are needed, for instance a list of bytes, not one {type(values).__name__}")
-    span = getattr(values, "__seglog_packed__", None)
-    if span is not None:
-        return span()
-    p = Packed.__new__(Packed)
-    if not isinstance(values, (list, tuple)) and PyObject_CheckBuffer(values):
-        # An array: each row is a record of one fixed width.
-        PyObject_GetBuffer(values, &p.pins[0], PyBUF_FORMAT | PyBUF_ND | PyBUF_C_CONTIGUOUS)
-        p.pinned = 1
-        if p.pins[0].format != NULL and b"O" in (<bytes>p.pins[0].format):
+    if type(values) is not list and type(values) is not tuple:
+        if isinstance(values, Packed):
+            return values
+        if isinstance(values, (str, bytes, bytearray)):
+            raise TypeError(f"many {what}s are needed, for instance a list of bytes, not one {type(values).__name__}")
+        span = getattr(values, "__seglog_packed__", None)
+        if span is not None:
+            return span()
+        if is_foreign(values):
+            return packed_chunks(values, what)
+        if isinstance(values, np.ndarray):
+            return packed_array(values, what)
+        if PyObject_CheckBuffer(values):
+            p = packed_buffer(values, what)
+            if p is not None:
+                return p
             values = values.tolist()
-        elif p.pins[0].ndim == 0 or (p.pins[0].ndim == 1 and p.pins[0].itemsize == 1):
-            raise TypeError(f"an array of {what}s has rows: two dimensions, or a structured or wide dtype")
-        else:
-            p.kind = FROM_STRIDE
-            p.count = p.pins[0].shape[0]
-            p.stride = p.pins[0].len // p.count if p.count else 0
-            p.data = <const char *>p.pins[0].buf if p.pins[0].buf != NULL else <const char *>""
-            return p
+    p = Packed.__new__(Packed)
     # A copy, of pointers only: another thread may change the caller's list while an append has let go of the GIL.
     p.owner = as_bytes_list(list(values), what, &p.stride)
     p.kind = FROM_LIST
@@ -151,11 +166,91 @@ cdef Packed packed(object values, str what):
     return p
 
 
+cdef Packed packed_array(object array, str what):
+    """A numpy array: each row is a record, as its bytes lie there. An array of objects is the list that it stands for."""
+    cdef Packed p
+    dtype = array.dtype
+    if dtype.hasobject and dtype.fields is None and dtype.kind == "O" and array.ndim == 1:
+        return packed(array.tolist(), what)
+    if dtype.hasobject or dtype.kind in "UT":
+        raise TypeError(f"an array of {dtype} has no bytes of its own to send: encode it first, or name its fields one by one")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"the array of {what}s has gaps between its items, or another order: send np.ascontiguousarray(array)")
+    raw = array
+    if dtype.kind in "mM" or dtype.fields is not None:
+        raw = array.view(f"V{dtype.itemsize}") if dtype.itemsize else array     # a buffer has no word for times
+    p = packed_buffer(raw, what)
+    p.array = array
+    return p
+
+
+cdef Packed packed_buffer(object buffer, str what):
+    """Any other array: each row is a record. None for one of objects."""
+    cdef Packed p = Packed.__new__(Packed)
+    PyObject_GetBuffer(buffer, &p.pins[0], PyBUF_FORMAT | PyBUF_ND | PyBUF_C_CONTIGUOUS)
+    p.pinned = 1
+    if of_objects(p.pins[0].format):
+        return None
+    if p.pins[0].ndim == 0 or (p.pins[0].ndim == 1 and p.pins[0].itemsize == 1):
+        raise TypeError(f"an array of {what}s has rows: two dimensions, or a structured or wide dtype")
+    p.kind = FROM_STRIDE
+    p.count = p.pins[0].shape[0]
+    p.stride = p.pins[0].len // p.count if p.count else 0
+    p.data = <const char *>p.pins[0].buf if p.pins[0].buf != NULL else <const char *>""
+    return p
+
+
+cdef Packed packed_strings(Strings strings):
+    """A column of an Arrow array or table, in place."""
+    cdef Packed p = Packed.__new__(Packed)
+    p.owner = p.strings = strings
+    p.count, p.data = strings.count, strings.data
+    p.kind = FROM_STRINGS
+    if strings.valid == NULL and strings.count:
+        if strings.form == OF_WIDTH:
+            p.kind, p.stride = FROM_STRIDE, strings.width
+        elif strings.form == OF_OFFSETS32:
+            p.kind, p.offsets32 = FROM_OFFSETS32, strings.offsets32
+        elif strings.form == OF_OFFSETS64:
+            p.kind, p.starts = FROM_OFFSETS64, strings.offsets64
+    return p
+
+
+cdef Packed packed_chunks(object values, str what):
+    """An Arrow array, or all chunks of a stream as one."""
+    cdef Chunk chunk
+    cdef Strings strings
+    cdef list found = []
+    cdef int64_t n = 0, i, at = 0
+    cdef Packed p
+    for chunk in chunks_of(values):
+        strings = chunk.strings(what)
+        if strings.form == OF_INT64:
+            raise TypeError(f"{what}s are binary, string or fixed_size_binary, not int64: cast them first")
+        found.append(strings)
+        n += strings.count
+    if len(found) == 1:
+        return packed_strings(found[0])
+    p = Packed.__new__(Packed)
+    p.owner, p.kind, p.count = found, FROM_PLACES, n
+    p.places = <const char **>PyMem_RawMalloc(sizeof(void *) * n + 8)
+    p.sizes = <int64_t *>PyMem_RawMalloc(8 * n + 8)
+    if p.places == NULL or p.sizes == NULL:
+        raise MemoryError()
+    for strings in found:
+        for i in range(strings.count):
+            p.places[at] = strings.get(i, &p.sizes[at])
+            at += 1
+    return p
+
+
 cdef bytes one_bytes(object item, str what):
     if isinstance(item, str):
         raise TypeError(f"a {what} is bytes, not str; encode it first, for instance {what}.encode()")
     if not PyObject_CheckBuffer(item):
         raise TypeError(f"a {what} is a bytes-like object or None, not {type(item).__name__}")
+    if isinstance(item, np.generic) and not item.dtype.hasobject:
+        return item.tobytes()       # a time is one that no buffer has a word for
     return bytes(memoryview(item))
 
 
@@ -168,14 +263,24 @@ cdef class Times:
 
     def __init__(self, timestamps):
         cdef int64_t i
-        if not isinstance(timestamps, (list, tuple)) and PyObject_CheckBuffer(timestamps):
-            PyObject_GetBuffer(timestamps, &self.view, PyBUF_FORMAT | PyBUF_ND | PyBUF_C_CONTIGUOUS)
-            self.pinned = True
-            if self.view.format == NULL or self.view.itemsize != 8 or self.view.ndim != 1 \
-                    or self.view.format[0] not in (c"l", c"q") or self.view.format[1]:
-                raise TypeError("an array of timestamps is int64, one-dimensional, in µs since the epoch")
-            self.data, self.count = <const int64_t *>self.view.buf, self.view.shape[0]
-            return
+        cdef Chunk chunk
+        if not isinstance(timestamps, (list, tuple)):
+            if is_foreign(timestamps):
+                for chunk in chunks_of(timestamps):
+                    self.add(chunk.strings("timestamp"))
+                return
+            if isinstance(timestamps, np.ndarray) and timestamps.dtype.kind == "M":
+                if np.isnat(timestamps).any():
+                    raise ValueError("one of the timestamps is NaT, which is no time. Nothing was written.")
+                timestamps = np.ascontiguousarray(timestamps, "M8[us]").view(np.int64)
+            if PyObject_CheckBuffer(timestamps):
+                PyObject_GetBuffer(timestamps, &self.view, PyBUF_FORMAT | PyBUF_ND | PyBUF_C_CONTIGUOUS)
+                self.pinned = True
+                if self.view.format == NULL or self.view.itemsize != 8 or self.view.ndim != 1 \
+                        or self.view.format[0] not in (c"l", c"q") or self.view.format[1]:
+                    raise TypeError("an array of timestamps is int64, one-dimensional, in µs since the epoch, or datetime64")
+                self.data, self.count = <const int64_t *>self.view.buf, self.view.shape[0]
+                return
         items = timestamps if isinstance(timestamps, (list, tuple)) else list(timestamps)
         self.count = len(items)
         self.owned = <int64_t *>PyMem_RawMalloc(8 * self.count + 8)
@@ -185,10 +290,32 @@ cdef class Times:
             self.owned[i] = to_us(items[i])
         self.data = self.owned
 
+    cdef int add(self, Strings column) except -1:
+        """Those of an Arrow column, behind those that are there."""
+        cdef int64_t i
+        cdef int64_t *grown
+        if column.form != OF_INT64:
+            raise TypeError("timestamps are int64 (µs since the epoch) or an Arrow timestamp, not bytes")
+        grown = <int64_t *>PyMem_RawRealloc(self.owned, 8 * (self.count + column.count) + 8)
+        if grown == NULL:
+            raise MemoryError()
+        self.data = self.owned = grown
+        for i in range(column.count):
+            grown[self.count + i] = column.micros(i)
+        self.count += column.count
+        return 0
+
     def __dealloc__(self):
         if self.pinned:
             PyBuffer_Release(&self.view)
         PyMem_RawFree(self.owned)
+
+
+cdef Times times_of(Strings column):
+    """The timestamps of a table."""
+    cdef Times times = Times.__new__(Times)
+    times.add(column)
+    return times
 
 
 cdef Packed pack_header_list(object headers):

@@ -33,7 +33,7 @@ from seglog.engine cimport platform
 from seglog.engine.checksum cimport xxh3_64
 from seglog.engine.batch cimport Walk
 from seglog.engine.decisions cimport Decisions
-from seglog.engine.frame cimport Entry, Scratch, compress, encode
+from seglog.engine.frame cimport Entry, Scratch, compress, encode, misfit
 from seglog.engine.layout cimport (
     FIXED_STRIDE, FRAME_HEADER, FRAME_MAGIC, IN_TRANSACTION, LOWEST, MARK_UNSYNCED, SEGMENT_BYTES_MAX, SEGMENT_HEADER, FrameHeader, Mark, PlaceSlot,
     align8, frame_length,
@@ -505,6 +505,8 @@ cdef class Part:
             key_size = PyBytes_GET_SIZE(key_held)
         if header_held is not None:
             header_size = PyBytes_GET_SIZE(header_held)
+        if log.width >= 0 and size != log.width:
+            misfit(size, log.width, 0)
         all = max(size, 0) + max(key_size, 0) + header_size
         if all > log.record_bytes_max:
             raise RecordTooLarge(
@@ -532,10 +534,12 @@ cdef class Part:
         """Items 0 .. n-1 (of `select`, when given), in as many frames as they need."""
         cdef Log log = self.log
         cdef int64_t at = 0, now = log.now() if timestamps == NULL else 0
+        log.check_dtype(values)
         while at < n:
             self.frames.origin = self.size
             at += encode(
-                self.frames, values, keys, headers, timestamps, now, select, at, n, log.batch_bytes, log.record_bytes_max)
+                self.frames, values, keys, headers, timestamps, now, select, at, n, log.batch_bytes, log.record_bytes_max,
+                log.width)
             if log.codec:
                 compress(self.frames, log.codec, log.squeeze)
             self.added(<FrameHeader *>(self.frames.data + self.size))

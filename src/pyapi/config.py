@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Literal, get_args
 
+from seglog.dtypes import dtype_of, text_of
 from seglog.errors import ConfigError, UnsupportedFormat
 from seglog.names import check_name
 
@@ -130,6 +131,10 @@ class TopicConfig:
     """Offsets of a partition for which it does: what is further back is sent again. Their ids are held in memory by a process that
     uses them, and read from the log when it does so first."""
 
+    dtype: str | None = None
+    """What each value is, as a numpy dtype (see `seglog.dtypes` for the text): `batch.values` is then an array of it, and a
+    value of another size is refused, a null one too. None, the default: values are bytes of any length."""
+
     retention: float | None = None
     """Seconds that records are kept, by their timestamps: a full segment goes when its newest record is older. Segments are
     closed at this age too, so that those of a quiet topic go as well. None, the default: age alone deletes nothing."""
@@ -188,6 +193,10 @@ class TopicConfig:
         integer("batch_bytes", self.batch_bytes, BATCH_BYTES_MIN, BATCH_BYTES_MAX)
         number("dedup_window", self.dedup_window, 0.001, SECONDS_MAX)
         integer("dedup_records", self.dedup_records, 1, 1 << 40)
+        if self.dtype is not None:
+            if self.dtype != text_of(self.dtype):
+                refuse("dtype", self.dtype, f"written as {text_of(self.dtype)!r}")
+            integer("record_bytes_max", self.record_bytes_max, dtype_of(self.dtype).itemsize, RECORD_BYTES_MAX)
         for setting in ("retention", "compact_max_lag"):
             if getattr(self, setting) is not None:
                 number(setting, getattr(self, setting), 0.001, SECONDS_MAX)

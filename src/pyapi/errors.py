@@ -56,6 +56,7 @@ __all__ = [
     "DirectoryInUse",
     "ExchangeMismatch",
     "ExchangeNotFound",
+    "ExtraMissing",
     "Fenced",
     "ForkedHandle",
     "GroupInUse",
@@ -113,6 +114,10 @@ class ExchangeNotFound(SeglogError, KeyError):
 
 class ExchangeMismatch(SeglogError, ValueError):
     """The exchange exists with other settings: `differences` maps each to (asked, existing). Nothing was changed."""
+
+
+class ExtraMissing(SeglogError, ImportError):
+    """A package that seglog does without until it is asked for this is not installed; `extra` names the extra that brings it."""
 
 
 class Unroutable(SeglogError):

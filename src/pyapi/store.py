@@ -35,6 +35,7 @@ from seglog.assignment import Assignor, AssignorName
 from seglog.clock import Clock, seconds, system_clock
 from seglog.config import Codec, Fsync, Partitioner, Recover, StoreConfig, TopicConfig, Write, choice
 from seglog.consumer import Assignment, CommitMode, Consumer, Reset, Source
+from seglog.dtypes import dtype_of, text_of
 from seglog.engine.liveness import Liveness, is_network
 from seglog.engine.log import Log
 from seglog.engine.transactions import Transaction, Transactions
@@ -213,6 +214,7 @@ class Store:
         batch_bytes: int | None = None,
         dedup_window: float | timedelta | None = None,
         dedup_records: int | None = None,
+        dtype: Any = None,
         retention: float | timedelta | None = None,
         retention_bytes: int | None = None,
         retention_records: int | None = None,
@@ -231,7 +233,7 @@ class Store:
         The settings are those of `TopicConfig`, where each says what it means and why; one that is left out has its
         default in a new topic (one partition, xxh3, no codec), and is whatever it is in an existing one. A setting
         that differs from the existing topic's raises TopicMismatch and changes nothing. `partitioner` may be a
-        callable `(key, partitions) -> partition`, to be passed at each opening.
+        callable `(key, partitions) -> partition`, to be passed at each opening. `dtype` may be whatever `numpy.dtype` takes.
 
         Cost: creating takes a few fsyncs; opening a few file operations per partition; asking again, a dict lookup.
         Raises InvalidName, ConfigError, TopicMismatch, StoreFull, ReadOnlyStore.
@@ -256,6 +258,7 @@ class Store:
             batch_bytes=batch_bytes,
             dedup_window=in_seconds(dedup_window, "dedup_window"),
             dedup_records=dedup_records,
+            dtype=None if dtype is None else text_of(dtype),
             retention=in_seconds(retention, "retention"),
             retention_bytes=retention_bytes,
             retention_records=retention_records,
@@ -1069,6 +1072,7 @@ class Store:
             liveness=self._liveness,
             decisions=self._transactions,
             lock_timeout=self.config.lock_timeout,
+            dtype=None if config.dtype is None else dtype_of(config.dtype),
         )
 
     def _decisions(self, create: bool) -> Log | None:

@@ -70,7 +70,7 @@ class Table(Mapping[bytes, bytes]):
                         for batch in log.batches(start, stop, BATCH_RECORDS, BATCH_BYTES):
                             keys = batch.keys
                             if keys is not None:
-                                self._take(keys.tolist(), batch.values.tolist())
+                                self._take(keys.tolist(), batch.raw.tolist())
                             taken += len(batch)
                             self._at[log.partition] = batch.next_offset
                         self._at[log.partition] = stop  # also where nothing is left of the last offsets

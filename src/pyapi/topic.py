@@ -7,8 +7,9 @@ engine's own and have no Python frame on top; everything here decides something 
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex
@@ -17,6 +18,11 @@ from seglog.assignment import Assignor, AssignorName
 from seglog.clock import Clock, micros, seconds
 from seglog.config import StoreConfig, TopicConfig, choice
 from seglog.consumer import Assignment, CommitMode, Consumer, Reset
+from seglog.dtypes import Dtype, dtype_of
+from seglog.engine.arrow import ArrowTable
+from seglog.engine.claim import Claim
+from seglog.engine.decode import Decoded
+from seglog.engine.fields import Fields, Shape
 from seglog.engine.log import Log
 from seglog.engine.partitions import Partitions, partition_for
 from seglog.engine.transactions import Transaction
@@ -90,7 +96,8 @@ class Topic(Partitions):
     Threads may share it. From the engine, without a Python frame on top:
 
     * `send(value, key=None, headers=None, *, timestamp=None, partition=None)` -> `Position`
-    * `send_many(values, keys=None, headers=None, *, timestamps=None, partition=None)` -> list of `Span`
+    * `send_many(values, keys=None, headers=None, *, timestamps=None, partition=None)` -> list of `Span`; values and keys are lists,
+      numpy arrays, buffers with offsets, Arrow arrays or tables
     * `topic[partition, offset]` -> `Record`; raises OffsetOutOfRange
 
     Values and keys are bytes-like; a `str` raises TypeError, since only you know its encoding. A value of None is a
@@ -137,6 +144,11 @@ class Topic(Partitions):
         return self._config
 
     @property
+    def dtype(self) -> Dtype | None:
+        """The numpy dtype of its values; None when they are bytes of any length."""
+        return None if self._config.dtype is None else dtype_of(self._config.dtype)
+
+    @property
     def partitions(self) -> int:
         """How many partitions there are."""
         return len(self.logs)
@@ -145,6 +157,38 @@ class Topic(Partitions):
         """For the store: the topic has more partitions now."""
         self._config = config
         self._attach(logs)
+
+    # ---- write in place ---------------------------------------------------------------------------
+
+    def claim(
+        self,
+        n_bytes: int,
+        key: Any = None,
+        headers: Mapping[str, bytes | None] | None = None,
+        *,
+        timestamp: datetime | int | None = None,
+        partition: int | None = None,
+        tx: Transaction | None = None,
+    ) -> Claim:
+        """Memory for a value of `n_bytes`, to be written by the block: published when it ends, abandoned when it raises.
+
+        The block gets a writable memoryview, of a topic with a dtype an array of that dtype, each item a record; full of
+        zeros. `claim.position` is where it went. Nobody waits for the block: it holds no lock, and the
+        frame is moved into the segment by the append, as that of a `send` is. A view that is kept for longer writes into
+        nobody's record. Raises at once RecordTooLarge, and ValueError for a size that no record has; at the end what a
+        `send` would.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     images = store.topic("images")
+        ...     claim = images.claim(4, key=b"7")
+        ...     with claim as view:
+        ...         view[:] = b"jpeg"
+        ...     images[claim.position].value, images[claim.position].key
+        (b'jpeg', b'7')
+        """
+        self.current()
+        return Claim(self, n_bytes, key, headers, timestamp, partition, tx, self.dtype)
 
     # ---- read -------------------------------------------------------------------------------------
 
@@ -188,7 +232,14 @@ class Topic(Partitions):
     ) -> Iterator[Batch]:
         """The same as batches: columns over the map, at most `max_records` each, no object per record.
 
-        One partition after the other: batches cannot be merged without taking them apart.
+        One partition after the other: batches cannot be merged without taking them apart. What a `Batch` of n records
+        gives, all of it read-only and valid for as long as it is held, also after retention, compaction, deletion and close:
+
+        * `values`: a `Column` (`data` uint8, `starts` and `ends` int64[n], `valid` bool[n] or None); of a topic with a
+          dtype an array of it, shape (n,), a view of the file where the items lie evenly, as those of one `send_many` do
+        * `keys`: a `Column`, or None
+        * `offsets`: int64[n]; `timestamps`: int64[n], µs since the epoch, a view where the file has them
+        * `raw`: the values as a `Column`, with a dtype too
 
         >>> import seglog
         >>> with seglog.open("data") as store:
@@ -196,6 +247,13 @@ class Topic(Partitions):
         ...     _ = orders.send_many([b"one", b"two", b"three"])
         ...     [batch.values.tolist() for batch in orders.batches()]
         [[b'one', b'two', b'three']]
+
+        >>> import numpy as np
+        >>> with seglog.open("data") as store:
+        ...     ticks = store.topic("ticks", dtype=[("at", "i8"), ("price", "f8")])
+        ...     _ = ticks.send_many(np.array([(1, 9.5), (2, 10.5)], ticks.dtype))
+        ...     [float(batch.values["price"].mean()) for batch in ticks.batches()]
+        [10.0]
         """
         count = natural(max_records, "max_records", 1)
         starts, stops = self._range(start, stop, partition, isolation)
@@ -208,7 +266,7 @@ class Topic(Partitions):
     def read_batch(self, *, partition: int = 0, offset: int, max_records: int = 10_000) -> Batch | None:
         """At most `max_records` records from `offset` on, as far as they lie together; None when there are none yet.
 
-        `batch.next_offset` is where to go on. O(log segments), no copy. Raises OffsetOutOfRange.
+        `batch.next_offset` is where to go on. What a batch gives: see `batches`. O(log segments), no copy. Raises OffsetOutOfRange.
 
         >>> import seglog
         >>> with seglog.open("data") as store:
@@ -221,6 +279,74 @@ class Topic(Partitions):
         log = self._log(partition)
         first = start_of(one_offset(offset, "offset"), log)
         return log.read(first, natural(max_records, "max_records", 1))
+
+    def arrow(
+        self,
+        start: Start = "earliest",
+        stop: Start | None = None,
+        *,
+        partition: int | None = None,
+        isolation: Isolation = "visible",
+        schema: Any = None,
+    ) -> ArrowTable:
+        """The records from `start` up to `stop` as an Arrow table: whatever reads `__arrow_c_stream__` reads it, pyarrow,
+        Polars, DuckDB; none of them is needed to make it.
+
+        Fixed at this call: each stream that is asked of it gives the same records, also while others send, and after
+        retention, compaction and close. Ask again for newer ones. Columns: `partition` (int32, with several partitions),
+        `offset` (int64), `timestamp` (µs, UTC), `key` (binary), `value`: binary_view, whose bytes are the file's own and are
+        not copied (but those of 12 or fewer, which a view holds itself, and those of compressed frames). With a dtype the
+        fields are columns instead, one that is called like a column above in its place. Headers are not in it.
+
+        `schema` makes columns of values that are JSON objects or msgpack maps, instead of `value`: a mapping of names to
+        "int64", "float64", "bool", "string", "binary", "timestamp" (a number of µs, or ISO 8601) or "json" (whatever it is, as
+        text), to the Python types like them, or an Arrow schema. A field that is missing is null; one that is there and is of
+        another type is an error, which names the offset. Cost: some microseconds a value.
+
+        `start`, `stop`, `partition`, `isolation`: as in `read`; one partition comes after the other. O(log segments) to
+        make, each is mapped; then lazy, at most 65,536 records at a time. Raises as `read` does; damage that a stream meets
+        is an error of the library that reads it, with our words.
+
+        >>> import seglog
+        >>> with seglog.open("data") as store:
+        ...     orders = store.topic("orders")
+        ...     _ = orders.send_many([b"one", b"two", b"three"], keys=[b"a", b"b", None])
+        ...     orders.arrow()
+        <ArrowTable 0:0..3: offset, timestamp, key, value>
+        """
+        starts, stops = self._range(start, stop, partition, isolation)
+        logs, shape = self.select(partition), self._shape(schema)
+        return ArrowTable(zip(logs, starts, stops, strict=False), shape, len(self.logs) > 1)
+
+    def _shape(self, schema: Any) -> Shape | None:
+        if schema is None:
+            return None if self.dtype is None else Fields(self.dtype)
+        if self.dtype is not None:
+            raise ConfigError(
+                f"topic {self.name} has a dtype, {self.dtype}: its values are no JSON and no msgpack, and its fields are "
+                "columns already",
+                setting="schema",
+                value=schema,
+            )
+        return Decoded(schema)
+
+    def to_parquet(
+        self,
+        path: str | os.PathLike[str],
+        start: Start = "earliest",
+        stop: Start | None = None,
+        *,
+        partition: int | None = None,
+        schema: Any = None,
+    ) -> int:
+        """Write `arrow(start, stop, partition=, schema=)` to a Parquet file; how many records it has.
+
+        The file is whole or not there. One batch is in memory at a time. Raises ExtraMissing without pyarrow
+        (`pip install 'seglog[arrow]'`), and OSError, with our words, at damage.
+        """
+        from seglog.export import write_parquet
+
+        return write_parquet(self.arrow(start, stop, partition=partition, schema=schema), path)
 
     def last(self, n: int, *, partition: int | None = None) -> list[Record]:
         """The last `n` records, oldest first; fewer when there are fewer. Merged by time over partitions.

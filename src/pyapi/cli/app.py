@@ -19,6 +19,7 @@ from seglog.cli import (
     queuesend,
     read,
     send,
+    tables,
     top,
     topics,
     upkeep,
@@ -44,6 +45,7 @@ topic.command()(topics.create)
 topic.command()(topics.describe)
 topic.command()(send.send)
 topic.command()(read.read)
+topic.command()(tables.export)
 topic.command()(upkeep.compact)
 topic.command()(topics.rm)
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at consumer groups, move them, forget them.")
@@ -71,6 +73,7 @@ app.add_typer(group, name="group")
 app.add_typer(queue, name="queue")
 app.add_typer(exchange, name="exchange")
 app.command()(read.tail)
+app.command()(tables.sql)
 app.command()(verify.verify)
 app.command()(doctor.doctor)
 app.command()(top.top)

@@ -35,6 +35,7 @@ WILL_NOT_HELP_TO_REPEAT = (
     errors.CorruptStore,
     errors.ExchangeMismatch,
     errors.ExchangeNotFound,
+    errors.ExtraMissing,
     errors.GroupInUse,
     errors.GroupNotFound,
     errors.InvalidName,

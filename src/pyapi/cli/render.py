@@ -47,7 +47,7 @@ class Lines:
 
     def pieces(self, batch: Batch) -> list[bytes]:
         end, separator = self.delimiter, self.separator
-        values = batch.values.tolist()
+        values = batch.raw.tolist()
         keys = batch.keys if separator is not None else None
         if keys is None or separator is None:
             lines = [value + end if value is not None else end for value in values]
@@ -63,7 +63,7 @@ class Lines:
 
     def whole(self, batch: Batch) -> bytes:
         if (self.separator is None or batch.keys is None) and batch.headers is None:
-            values = batch.values.tolist()
+            values = batch.raw.tolist()
             try:
                 return self.delimiter.join(values) + self.delimiter  # type: ignore[arg-type]
             except TypeError:  # a null among them
@@ -126,7 +126,7 @@ class Objects:
                 batch.offsets.tolist(),
                 batch.timestamps.tolist(),
                 repeat("null") if keys is None else map(json_of, keys.tolist()),
-                map(json_of, batch.values.tolist()),
+                map(json_of, batch.raw.tolist()),
                 repeat("{}") if headers is None else map(json_of_headers, headers),
             ),
         )
@@ -151,8 +151,8 @@ def kcat_headers(batch: Batch) -> Iterable[bytes]:
 
 
 COLUMNS: dict[str, tuple[bytes, Callable[[Batch], Iterable[object]]]] = {
-    "%s": (b"%b", lambda batch: nulls_empty(batch.values.tolist())),
-    "%S": (b"%d", lambda batch: sizes(batch.values.tolist())),
+    "%s": (b"%b", lambda batch: nulls_empty(batch.raw.tolist())),
+    "%S": (b"%d", lambda batch: sizes(batch.raw.tolist())),
     "%k": (b"%b", lambda batch: nulls_empty(keys_of(batch))),
     "%K": (b"%d", lambda batch: sizes(keys_of(batch))),
     "%h": (b"%b", kcat_headers),

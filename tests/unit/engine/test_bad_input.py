@@ -81,7 +81,7 @@ WRONG = [
     ("append_many", ([b"v"], None, None, [datetime(2024, 1, 1)]), {}, ValueError),
     ("append_many", ([b"v"], None, None, [2**63]), {}, (OverflowError, ValueError)),
     ("append_many", ([b"v"], None, None, [1, 2]), {}, ValueError),
-    ("append_many", ([b"v"], None, None, np.array([1], "datetime64[us]")), {}, (TypeError, ValueError)),
+    ("append_many", ([b"v"], None, None, np.array([1], "timedelta64[us]")), {}, (TypeError, ValueError)),
     ("append_many", ([b"v", TOO_BIG],), {}, RecordTooLarge),
     ("append_many", (np.zeros((4, 4), "u1")[:, ::2],), {}, (BufferError, ValueError)),
     ("append_many", (np.zeros((2, 1001), "u1"),), {}, RecordTooLarge),

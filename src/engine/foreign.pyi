@@ -1,0 +1,19 @@
+from typing_extensions import disjoint_base
+
+@disjoint_base
+class Schema: ...
+
+@disjoint_base
+class Chunk:
+    def names(self) -> list[str]: ...
+
+@disjoint_base
+class Strings:
+    @property
+    def count(self) -> int: ...
+
+@disjoint_base
+class Chunks:
+    def __iter__(self) -> Chunks: ...
+    def __next__(self) -> Chunk: ...
+    def failed(self, rc: int) -> None: ...
