@@ -326,6 +326,9 @@ cdef class Leases:
                     continue
                 c, i = level.chunk(offset // CHUNK_SLOTS, &self.q.chunks), offset % CHUNK_SLOTS
                 c.grow(i)
+                if c.slots[i].word == 0 and not (
+                        level.back.seek(offset, platform.load_i64(&level.log.w.next_offset)) and level.back.e.offset == offset):
+                    continue                # a power cut took the message, and not that it was settled
                 if state_of(c.slots[i].word) < SETTLED:
                     self.settle(level, c, i, DECIDED, <int>head[1])
                 platform.failpoint("queue.decided")

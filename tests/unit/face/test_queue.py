@@ -994,6 +994,25 @@ def test_states_of_messages_that_a_power_cut_took_are_not_counted(tmp_path):
         assert q.statistics().depth == 1
 
 
+def test_a_message_that_a_power_cut_took_though_its_ack_was_kept_is_not_counted(tmp_path):
+    """Its ack is a record of another log."""
+    partition = tmp_path / "data" / "topics" / "~jobs" / "0"
+    with seglog.open(tmp_path / "data", fsync="never", upkeep=False) as store:
+        q = store.queue("jobs")
+        q.send(b"lost")
+        with store.transaction() as tx:
+            q.ack(q.receive(1, 0), tx=tx)
+    with open(partition / f"{0:020}.log", "r+b") as file:
+        file.seek(4096)
+        file.write(bytes(4096))
+    rebooted(tmp_path / "data")
+    with seglog.open(tmp_path / "data", fsync="never", upkeep=False) as store:
+        q = store.queue("jobs")
+        q.send_many([b"1", b"2"])
+        assert q.statistics().depth == 2
+        assert values(q.receive(10, 0)) == [b"1", b"2"]
+
+
 def test_a_delayed_message_whose_state_was_lost_comes_no_sooner(tmp_path):
     clock = seglog.ManualClock()
     with seglog.open(tmp_path / "data", clock=clock, upkeep=False) as store:
