@@ -134,7 +134,7 @@ cdef class Delivery(Leases):
                 looked += 1
                 g = self.groups.find(self.group_of(&level.front.e), &self.q.groups)
                 if self.grouping == 2 or self.groups.entries[g].active or self.groups.entries[g].first >= 0:
-                    level.change(c, i, WAITING, 0, 0, 0, 0, self.ends_at(level, offset))
+                    level.change(c, i, WAITING, 0, 0, 0, 0, self.end_of_life(&level.front.e))
                     self.groups.append(level, g, offset, self.grouping == 2)
                     w.cursor = offset + 1
                     continue

@@ -51,6 +51,7 @@ cdef class Leases:
     cdef int sweep_leases(self, Level level, int64_t mono, int owner) except -1
     cdef int probe(self) except -1
     cdef int take_in_delayed(self, int64_t wall) except -1
+    cdef int64_t end_of_life(self, const Entry *e) noexcept
     cdef int64_t ends_at(self, Level level, int64_t offset) except -1
     cdef int expire(self, Level level, Chunk c, int64_t i) except -1
     cdef uint64_t group_of(self, const Entry *e) noexcept

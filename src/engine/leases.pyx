@@ -469,14 +469,15 @@ cdef class Leases:
 
     cdef int64_t ends_at(self, Level level, int64_t offset) except -1:
         """When the message at `offset` expires; 0 when it does not, or lies among the delayed ones."""
-        cdef int64_t until = 0
         if level.index < self.priorities and offset >= level.log.w.first_offset \
                 and level.back.seek(offset, platform.load_i64(&level.log.w.next_offset)) and level.back.e.offset == offset:
-            if self.ttl_us >= 0:
-                until = level.back.e.timestamp + self.ttl_us
-            if level.back.e.header_size:
-                until = number_attribute(&level.back.e, b"seglog-expires", 14, until)
-        return max(until, 0)
+            return self.end_of_life(&level.back.e)
+        return 0
+
+    cdef int64_t end_of_life(self, const Entry *e) noexcept:
+        """When a message expires: as it says itself, or by the queue's ttl; 0 when it does not."""
+        cdef int64_t until = e.timestamp + self.ttl_us if self.ttl_us >= 0 else 0
+        return max(number_attribute(e, b"seglog-expires", 14, until) if e.header_size else until, 0)
 
     cdef int expire(self, Level level, Chunk c, int64_t i) except -1:
         cdef uint64_t word = c.slots[i].word
