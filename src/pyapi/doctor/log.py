@@ -22,7 +22,7 @@ from seglog.doctor.report import Partition, Range, spoken
 from seglog.doctor.segment import SegmentExamination
 from seglog.engine.instruments import batch_at, describe_words
 from seglog.engine.losses import Loss, joined, read_losses, read_quarantine, standing
-from seglog.engine.segment import Scanner, segment_at, segment_name
+from seglog.engine.segment import Scanner, Segment, segment_at, segment_name
 from seglog.errors import SeglogError
 from seglog.record import Record
 
@@ -347,28 +347,8 @@ class LogExamination:
         do = partial(mends.begin_anew, self.path, max(known, self.given), self.settings)
         self.mend(FIRST, self.path, "began the partition anew, empty", do)
 
-    def records(self) -> Iterator[Record]:
-        """Every record that can be read. Python for each: for the few of meta. Raises CorruptBatch at a
-        compressed one, which meta has none of."""
-        for sheet, following in self.pairs():
-            try:
-                segment = segment_at(sheet.path)
-                scan = Scanner(segment, HEADER, sheet.base)
-            except (OSError, SeglogError):
-                continue
-            end = self.end_of(sheet, following)
-            while scan.offset < end:
-                position = scan.position
-                if scan.check() is None:
-                    yield from (record for record in batch_at(segment, position) if record.offset >= self.first)
-                elif not scan.resume(end):
-                    break
-
-
-    def records_at(self, offsets: Iterable[int]) -> Iterator[Record]:
-        """The records at these offsets, as far as they can be read. Each frame is checked; Python for those that have one of
-        them."""
-        wanted = sorted(offsets)
+    def frames(self) -> Iterator[tuple[Segment, int, int, int]]:
+        """Every sound frame: its segment, where it lies, its first offset and the one behind it."""
         for sheet, following in self.pairs():
             try:
                 segment = segment_at(sheet.path)
@@ -379,12 +359,24 @@ class LogExamination:
             while scan.offset < end:
                 position, start = scan.position, scan.offset
                 if scan.check() is None:
-                    some = wanted[bisect_left(wanted, start) : bisect_left(wanted, scan.offset)]
-                    if some:
-                        with suppress(SeglogError):
-                            yield from (record for record in batch_at(segment, position) if record.offset in some)
+                    yield segment, position, start, scan.offset
                 elif not scan.resume(end):
                     break
+
+    def records(self) -> Iterator[Record]:
+        """Every record that can be read. Python for each: for the few of meta. Raises CorruptBatch at a
+        compressed one, which meta has none of."""
+        for segment, position, _, _ in self.frames():
+            yield from (record for record in batch_at(segment, position) if record.offset >= self.first)
+
+    def records_at(self, offsets: Iterable[int]) -> Iterator[Record]:
+        """The records at these offsets, as far as they can be read. Python for those that a frame with one of them has."""
+        wanted = sorted(offsets)
+        for segment, position, start, stop in self.frames():
+            some = set(wanted[bisect_left(wanted, start) : bisect_left(wanted, stop)])
+            if some:
+                with suppress(SeglogError):
+                    yield from (record for record in batch_at(segment, position) if record.offset in some)
 
 
 def without_superseded(files: list[Sheet]) -> list[Sheet]:
