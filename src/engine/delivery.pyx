@@ -314,13 +314,11 @@ cdef class Delivery(Leases):
 
     cdef bint has_chores(self) noexcept:
         """Whether there is something to be moved: to the dead letters, or from the delayed ones."""
-        cdef Level level
-        if (<Level>self.levels[self.priorities]).w.n[READY]:
-            return True
-        for level in self.levels:
-            if level.w.n[DOOMED]:
+        cdef int i
+        for i in range(self.priorities + 1):
+            if self.w[i].n[DOOMED]:
                 return True
-        return False
+        return self.w[self.priorities].n[READY] > 0
 
     def _do_chores(self):
         """What the layer above moves."""
@@ -478,12 +476,12 @@ cdef class Delivery(Leases):
                 return c
         raise lost(m)
 
-    def _settle_one(self, Message m not None, tx):
+    cdef int settle_one(self, Message m, object tx) except -1:
         cdef Chunk c
         cdef int64_t i = 0
         if tx is not None:
             self._add_settled(tx, [m], 0)
-            return
+            return 0
         self.lock()
         try:
             c = self.find(m, &i)
@@ -492,6 +490,7 @@ cdef class Delivery(Leases):
             self.unlock(self.freed)
         if self.first.fsync == 2:
             c.sync(self.shared.liveness)
+        return 0
 
     def ack(self, list messages not None, tx=None):
         """All of them are done. One hold of the lock; after LeaseLost none of them was acked. With `tx`, when that commits."""
