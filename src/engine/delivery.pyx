@@ -541,7 +541,7 @@ cdef class Delivery(Leases):
             platform.failpoint("slot.stored")
             self.owners[owner_of(word)].leased -= 1
             if level.index < self.priorities:
-                self.q.acked += 1
+                self.owners[owner_of(word)].acked += 1
             n += 1
         if n:
             level.count_settled(c, block % CHUNK_BLOCKS, n)
@@ -770,7 +770,7 @@ cdef class Delivery(Leases):
                     "untouched": level.untouched(), "ready": level.w.n[READY], "leased": level.w.n[LEASED], "delayed": level.w.n[DELAYED],
                     "doomed": level.w.n[DOOMED], "waiting": level.w.n[WAITING], "cursor": level.w.cursor,
                     "fair": self.grouping == 2})
-            said = {"acked": self.q.acked, "expired": self.q.expired, "dropped": self.q.dropped, "dead": self.q.dead, "damaged": self.q.damaged,
+            said = {"acked": sum([self.owners[i].acked for i in range(SLOTS)]), "expired": self.q.expired, "dropped": self.q.dropped, "dead": self.q.dead, "damaged": self.q.damaged,
                     "consumers": sum([1 for i in range(SLOTS) if self.owners[i].word and self.shared.liveness.is_alive(self.owners[i].word)])}
         finally:
             self.unlock(False)

@@ -204,7 +204,9 @@ cdef class Leases(Home):
         if anew:
             self.q.settle_seen = self.settled.first_offset
             self.take_in_settled()
-            self.q.acked = self.q.expired = self.q.dropped = self.q.dead = 0
+            self.q.expired = self.q.dropped = self.q.dead = 0
+            for i in range(SLOTS):
+                self.owners[i].acked = 0
             for level in self.levels[:self.priorities]:
                 self.review(level)
             self.delay_again(<Level>self.levels[self.priorities])
@@ -297,7 +299,7 @@ cdef class Leases(Home):
             self.let_next(level, g)
         if level.index < self.priorities:
             if reason == 0:
-                self.q.acked += 1
+                self.owners[owner_of(word)].acked += 1
             elif reason == EXPIRED:
                 self.q.expired += 1
             elif reason == MAXLEN:
