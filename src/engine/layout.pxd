@@ -228,7 +228,7 @@ cdef struct SharedWords:
     int64_t pending_from                # the decision, if there is one, is in the transaction log at or after this offset
     int64_t decided                     # behind the last decision about this partition; of the transaction log itself: behind the
                                         # last one that is on disk with all its parts
-    int64_t zeroed                      # up to here the active segment's pages are in the cache, written with zeros: a hint (fsync="never")
+    int64_t zeroed                      # up to here the active segment's pages are in the cache, written with zeros: a hint
     # durability
     int64_t durable_offset
     int64_t durable_position            # in durable_base

@@ -39,7 +39,8 @@ cdef class Tail:
     cdef char *data
     cdef int64_t base, capacity, reserved_offset, populated, small_ones
     cdef uint64_t salt
-    cdef bint stores                # through the map; False: by pwrite
+    cdef bint stores                # small frames through the map; False: by pwrite
+    cdef bint ahead                 # small frames go where pages are there already: see make_room
 
     cdef bint opens(self, int64_t base) except -1
     cdef int64_t now(self) except? -1

@@ -50,6 +50,7 @@ cdef enum:
     SMALL_ONES = 8                  # in a row, before pages are populated for more of them
     POPULATE_MIN = 65536
     POPULATE_MAX = 2097152
+    MARK_EVERY = 262144
     ZEROS_MIN = 16384
     ZEROS = 262144
 
@@ -300,7 +301,9 @@ cdef class Tail:
         self.active, self.index = segment, index
         self.data, self.base, self.salt = segment.data, segment.base_offset, segment.salt
         self.capacity, self.reserved_offset = segment.size, segment.header.reserved_offset
-        self.stores = not segment.by_pwrite
+        self.ahead = not segment.by_pwrite
+        # What is stored through the map is written out with all of the folio it lies in, which a sync for each append waits for.
+        self.stores = self.ahead and self.fsync != FSYNC_ALWAYS
         self.populated = 0
         self.small_ones = SMALL_ONES
         return 0
@@ -351,11 +354,12 @@ cdef class Tail:
             self.open_active()
         if w.tail_position + size > self.capacity or w.next_offset + count > self.reserved_offset:
             self.roll(size, count)
-        if self.stores and size < LARGE and w.tail_position + size > self.populated:
+        if self.ahead and size < LARGE and w.tail_position + size > self.populated:
             # Store only into pages that are there: the kernel reports here what would be a signal at a store.
-            if self.fsync == FSYNC_NEVER:
-                # Once for all processes: who finds zeros ahead of the tail has only to map them, folios at a time. `zeroed` is a
-                # hint: where it says too much, populating faults in the rest.
+            if self.fsync != FSYNC_INTERVAL:
+                # Once for all processes: who finds zeros ahead of the tail has only to map them, folios at a time. And with "always" a
+                # sync that writes over blocks that were written before has no journal to wait for: it takes half the time. `zeroed`
+                # is a hint: where it says too much, populating faults in the rest.
                 start = known = max(w.zeroed, w.tail_position)
                 if start < w.tail_position + size:
                     # Windows grow with the segment: what a small topic never uses should not be written out for it.
@@ -371,7 +375,7 @@ cdef class Tail:
                     if rc:
                         raise os_error(rc, "cannot make room in", self.active.path)
                     w.zeroed = start + window
-                if known > w.tail_position and known > self.populated:
+                if self.stores and known > w.tail_position and known > self.populated:
                     # Another handle's zeros. Ours of a moment ago are in the cache, and the first store maps them for less.
                     start = w.tail_position & ~<int64_t>4095
                     known = min(known, self.capacity)
@@ -381,8 +385,6 @@ cdef class Tail:
             else:
                 start = w.tail_position & ~<int64_t>4095
                 window = min(max(w.tail_position, <int64_t>POPULATE_MIN), <int64_t>POPULATE_MAX)
-                if self.fsync != FSYNC_INTERVAL:
-                    window = POPULATE_MIN
                 window = min(max(window, size + 4096), self.capacity - start)
                 with nogil:
                     rc = platform.populate(self.data + start, window)
@@ -524,6 +526,8 @@ cdef class Tail:
         h.epoch = w.epoch
         h.header_hash = xxh3_64_seed(h, FRAME_HASHED, self.salt)
         if size >= LARGE or not self.stores:
+            if self.ahead and size < LARGE and position + size > self.populated:
+                return -1
             rc = self.write_large(h, body, position)
             if rc:
                 return rc - 1
@@ -569,7 +573,7 @@ cdef class Tail:
         cdef int rc
         while platform.load_u32(&w.attention) or w.active_salt != self.salt or not SEGMENT_HEADER <= w.tail_position <= self.capacity \
                 or w.tail_position + size > self.capacity or w.next_offset + count > self.reserved_offset \
-                or (self.stores and size < LARGE and w.tail_position + size > self.populated):
+                or (self.ahead and size < LARGE and w.tail_position + size > self.populated):
             self.make_room(size, count)
         offset = w.next_offset
         while at < size:
@@ -759,15 +763,18 @@ cdef class Tail:
             if after_death:
                 # Its sync may have failed, and taken the kernel's only report of that with it.
                 rc = rewrite(segment.fd, w.durable_position if w.durable_base == base else SEGMENT_HEADER, position)
-            segment.read_mark(&mark)
-            if w.durable_base == base:
-                mark.durable_position, mark.durable_offset = w.durable_position, w.durable_offset
-            else:
-                mark.durable_position, mark.durable_offset = SEGMENT_HEADER, base
-            mark.flags = 0 if w.durable_base == base else MARK_UNSYNCED
-            mark.start_offset, mark.epoch = w.first_offset, w.epoch
-            # The mark lags by one sync and rides along with this one; what it says was already true before.
-            if rc == 0:
+            # The mark lags and rides along with this sync; what it says was already true before. It costs the disk a second place to
+            # write to, a fifth of a small sync: so with "always" it is written anew each MARK_EVERY bytes.
+            if rc == 0 and not (
+                    segment.read_mark(&mark) and self.fsync == FSYNC_ALWAYS and w.durable_base == base and mark.flags == 0
+                    and mark.start_offset == w.first_offset and mark.epoch == w.epoch
+                    and 0 <= w.durable_position - mark.durable_position < MARK_EVERY):
+                if w.durable_base == base:
+                    mark.durable_position, mark.durable_offset = w.durable_position, w.durable_offset
+                else:
+                    mark.durable_position, mark.durable_offset = SEGMENT_HEADER, base
+                mark.flags = 0 if w.durable_base == base else MARK_UNSYNCED
+                mark.start_offset, mark.epoch = w.first_offset, w.epoch
                 rc = segment.write_mark(&mark)
         finally:
             shared.unlock()
