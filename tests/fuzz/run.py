@@ -34,6 +34,7 @@ from typing import Any
 import seglog
 from crash.kills.children import Child, Died, stop_all
 from crash.kills.ledger import Journal
+from crash.scratch import memory
 from format import reader
 from seglog.engine.errors import CorruptBatch, CorruptSegment, SeglogError, UnsupportedFormat
 from seglog.engine.log import Log
@@ -335,8 +336,7 @@ def main() -> int:
     options.add_argument("--seed", type=lambda text: int(text, 0), default=secrets.randbits(32))
     options.add_argument("--case", type=int, default=-1, help="this one alone")
     given = options.parse_args()
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="seglog-fuzz-", dir=memory))
+    folder = Path(tempfile.mkdtemp(prefix="seglog-fuzz-", dir=memory()))
     print(f"seed {given.seed:#x}", flush=True)
     if given.case >= 0:
         case = Case(corpus.make(folder, given.seed), folder, given.seed, given.case)

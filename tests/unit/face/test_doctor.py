@@ -20,6 +20,7 @@ import pytest
 import xxhash
 
 import seglog
+from crash.scratch import folder
 from seglog import doctor
 from seglog.doctor.store import StoreExamination
 from seglog.engine.losses import read_quarantine
@@ -56,9 +57,8 @@ else:
 
 @pytest.fixture(scope="module")
 def memory():
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=base, prefix="seglog-doctor-") as path:
-        yield Path(path)
+    with folder("doctor") as path:
+        yield path
 
 
 def made(memory, end):
