@@ -13,9 +13,11 @@ Shared fields of one Log among threads: the dicts and lists for reading are repl
 import bisect
 import os
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_READ
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -24,8 +26,8 @@ from seglog.engine.batch cimport Batch
 from seglog.engine.checksum cimport xxh3_64
 from seglog.engine.decisions cimport Decisions
 from seglog.engine.frame cimport (
-    FRAME_BODY_BAD, FRAME_HEADER_BAD, FRAME_OK, FRAME_UNKNOWN, Columns, Scratch, body_check, columns_end, columns_parse, compress, encode,
-    frame_check, misfit, why,
+    FRAME_BODY_BAD, FRAME_HEADER_BAD, FRAME_OK, FRAME_UNKNOWN, Columns, Scratch, body_check, columns_end, columns_parse, encode,
+    frame_check, misfit, seal, why,
 )
 from seglog.engine.index cimport Index, build_index, open_index
 from seglog.engine.layout cimport (
@@ -258,8 +260,7 @@ cdef class Log(Tail):
                 took = encode(
                     scratch, values, keys, headers, timestamps, now, select, at, n, self.batch_bytes, self.record_bytes_max,
                     self.width)
-                if self.codec:
-                    compress(scratch, self.codec, self.squeeze)
+                seal(scratch, self.codec, self.squeeze)
                 offset = self.commit(<FrameHeader *>scratch.data, scratch.data + FRAME_HEADER)
                 if spans and spans[-1].stop == offset:
                     spans[-1] = Span(self.partition, spans[-1].start, offset + took)
@@ -437,7 +438,7 @@ cdef class Log(Tail):
         if h.codec not in self.expand:
             self.expand[h.codec] = codecs.load([n for n, c in codecs.NAMES.items() if c == h.codec][0])[1]
         try:
-            out = self.expand[h.codec](PyBytes_FromStringAndSize(body + blob + 8, h.body_length - blob - 8), raw)
+            out = self.expand[h.codec](PyMemoryView_FromMemory(<char *>body + blob + 8, h.body_length - blob - 8, PyBUF_READ), raw)
         except MemoryError:
             raise
         except Exception:
