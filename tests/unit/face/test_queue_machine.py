@@ -478,7 +478,7 @@ def test_a_queue_does_what_the_model_does(machine):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=1500 if LONG else 120,
+            max_examples=1500 if LONG else 60,
             stateful_step_count=60 if LONG else 30,
             derandomize=not LONG,
             database=None,
