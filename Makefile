@@ -108,6 +108,7 @@ damage: build
 	SEGLOG_LONG=1 SEGLOG_SEED=$(SEED) $(BIN)/python -m pytest tests/crash/test_damage.py tests/crash/test_full_disk.py $(ARGS)
 
 io: build
+	$(BIN)/python -m tests.crash.faults.run --memory $(if $(CASES),--cases $(CASES)) $(SEEDED) $(ARGS)
 	$(BIN)/python -m tests.crash.faults.run $(if $(CASES),--cases $(CASES)) $(SEEDED) $(ARGS)
 
 clean:
@@ -164,8 +165,9 @@ asan: build/asan/.built
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	$(BIN)/python -m pytest --capture=sys $(ENGINE_TESTS) $(ARGS)
 
+# Polars brings an allocator whose own threads TSAN does not survive.
 tsan: build/tsan/.built
-	$(call OVER,tsan) LD_PRELOAD="$(call LIB,libtsan.so)" PYTHONMALLOC=malloc \
+	$(call OVER,tsan) _RJEM_MALLOC_CONF=background_thread:false LD_PRELOAD="$(call LIB,libtsan.so)" PYTHONMALLOC=malloc \
 	TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:die_after_fork=0 \
 	$(BIN)/python -m pytest --capture=sys $(ENGINE_TESTS) $(ARGS)
 

@@ -19,6 +19,8 @@ cdef class Delivery(Leases):
     cdef Message lease(self, Level level, Chunk c, int64_t i, const Entry *e, object batch, int64_t mono, int64_t wall)
     cdef int64_t lease_ahead(self, Level level, int64_t n, int64_t mono, int64_t wall) except -1
     cdef int hand_out(self, Level level, int64_t first, int64_t n, list got, int64_t mono, int64_t wall) except -1
+    cdef int unlease(self, Level level, int64_t offset, int64_t deliveries, int64_t size) except -1
+    cdef int hand_back(self, Level level, int64_t first, int64_t n, list got) except -1
     cdef bint expired(self, const Entry *e, int64_t wall) noexcept
     cdef Message take(self, Level level, int64_t mono, int64_t wall)
     cdef Level pick(self)

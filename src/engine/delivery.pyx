@@ -94,18 +94,53 @@ cdef class Delivery(Leases):
         return n
 
     cdef int hand_out(self, Level level, int64_t first, int64_t n, list got, int64_t mono, int64_t wall) except -1:
-        """Messages of what `lease_ahead` leased. Needs no lock but the GIL: nobody else reads these, and `seek` finds its place again."""
+        """Messages of what `lease_ahead` leased, all or, after an error, none. Needs no lock but the GIL: nobody else reads these, and `seek`
+        finds its place again."""
+        cdef int64_t offset
+        cdef Py_ssize_t before = len(got)
+        cdef Message m
+        try:
+            for offset in range(first, first + n):
+                m = Message.__new__(Message)
+                m.attempts = m.deliveries = 1
+                m.home, m.state, m.leased_at, m.first_received_at = self, LEASED, mono, wall
+                if not level.front.seek(offset, platform.load_i64(&level.log.w.next_offset)):
+                    break
+                m.show(&level.front.e, level.front.batch, level.index)
+                got.append(m)
+        except BaseException:
+            del got[before:]
+            raise
+        return 0
+
+    cdef int unlease(self, Level level, int64_t offset, int64_t deliveries, int64_t size) except -1:
+        """Under the lock: it comes again as if it had not been received, when it is still this delivery's. Needs no memory."""
+        cdef Chunk c = level.chunk(offset // CHUNK_SLOTS, NULL)
+        cdef int64_t i = offset % CHUNK_SLOTS, until = 0
+        cdef uint64_t word = c.slots[i].word if c is not None else 0
+        if state_of(word) == LEASED and deliveries_of(word) == deliveries & 0xFFFF:
+            try:
+                until = self.ends_at(level, offset)
+            except BaseException:
+                pass                        # it is looked at again before it is handed out
+            if self.by_bytes and level.index < self.priorities:
+                self.q.bytes_out -= max(size, 0)
+            self.owners[owner_of(word)].leased -= 1
+            level.change(c, i, READY, max(attempts_of(word) - 1, 0), deliveries_of(word), 0, 0, until)
+        return 0
+
+    cdef int hand_back(self, Level level, int64_t first, int64_t n, list got) except -1:
+        """What was leased for one who gets an error instead: n messages of a level from `first` on, and these."""
         cdef int64_t offset
         cdef Message m
-        for offset in range(first, first + n):
-            m = Message.__new__(Message)
-            m.attempts = m.deliveries = 1
-            m.home, m.state, m.leased_at, m.first_received_at = self, LEASED, mono, wall
-            if not level.front.seek(offset, platform.load_i64(&level.log.w.next_offset)):
-                break
-            m.show(&level.front.e, level.front.batch, level.index)
-            got.append(m)
-        return 0
+        self.lock()
+        try:
+            for offset in range(first, first + n):
+                self.unlease(level, offset, 1, 0)
+            for m in got:
+                self.unlease(<Level>self.levels[m.partition], m.offset, m.deliveries, m.value_size)
+        finally:
+            self.unlock(True)
 
     cdef Message take(self, Level level, int64_t mono, int64_t wall):
         """Under the lock: the next message of a level, or None."""
@@ -233,7 +268,7 @@ cdef class Delivery(Leases):
         cdef Level level
         cdef Batch ahead = None, before = None
         cdef int64_t mono, wall, offset, stop, more, first = 0, count = 0
-        cdef Message m
+        cdef Message m = None
         cdef list got = []
         cdef bint chores
         cdef int p
@@ -299,6 +334,8 @@ cdef class Delivery(Leases):
                                 count = 0
                             break
         except BaseException:
+            if m is not None and (not got or got[-1] is not m):
+                self.unlease(<Level>self.levels[m.partition], m.offset, m.deliveries, m.value_size)
             if not got and not count:
                 raise                       # else what was taken is handed out, and the next call tells
         finally:
@@ -306,10 +343,14 @@ cdef class Delivery(Leases):
             self.unlock(False)
             if self.q.space_waiting and (got or count):
                 self.ring(True)
-        if count:
-            self.hand_out(level, first, count, got, mono, wall)
-        if chores:
-            self._do_chores()
+        try:
+            if count:
+                self.hand_out(level, first, count, got, mono, wall)
+            if chores:
+                self._do_chores()
+        except BaseException:
+            self.hand_back(level, first, count, got)
+            raise
         return got
 
     cdef bint has_chores(self) noexcept:
@@ -449,7 +490,11 @@ cdef class Delivery(Leases):
             while not got and self.wait(deadline):
                 got = self.claim(n)
         if tx is not None and got:
-            self._bind(tx, got)
+            try:
+                self._bind(tx, got)
+            except BaseException:
+                self.hand_back(None, 0, 0, got)
+                raise
         return got
 
     # ---- settling ----------------------------------------------------------------------------------------------
@@ -552,7 +597,7 @@ cdef class Delivery(Leases):
         cdef Level level
         cdef Message m
         cdef Chunk c
-        cdef int64_t i = 0, due
+        cdef int64_t i = 0, due, when
         cdef int attempts, k
         cdef uint64_t word
         self.lock()
@@ -567,11 +612,12 @@ cdef class Delivery(Leases):
                     continue            # it is in the list twice
                 attempts = attempts_of(word) if counts else max(attempts_of(word) - 1, 0)
                 due = dues[k] if dues is not None else 0
-                self.owners[owner_of(word)].leased -= 1
                 level = <Level>self.levels[m.partition]
+                when = due or self.ends_at(level, m.offset)     # before anything is counted: it reads the log, which may fail
+                self.owners[owner_of(word)].leased -= 1
                 if self.by_bytes and due == 0 and level.index < self.priorities:
                     self.q.bytes_out -= max(m.value_size, 0)
-                level.change(c, i, DELAYED if due else READY, attempts, m.deliveries, 0, 0, due or self.ends_at(level, m.offset))
+                level.change(c, i, DELAYED if due else READY, attempts, m.deliveries, 0, 0, when)
         finally:
             self.unlock(True)
 

@@ -287,12 +287,12 @@ cdef class Leases(Home):
         cdef int was = state_of(word)
         cdef int64_t offset = c.h.number * CHUNK_SLOTS + i
         cdef uint32_t g
+        if self.by_bytes and level.index < self.priorities and (was <= READY or was == WAITING):
+            self.q.bytes_out += self.size_at(level, offset)     # first: it reads the log, which may fail
         if was == LEASED:
             self.owners[owner_of(word)].leased -= 1
         elif was == UNTOUCHED and offset >= level.w.cursor:
             level.w.ahead += 1
-        if self.by_bytes and level.index < self.priorities and (was <= READY or was == WAITING):
-            self.q.bytes_out += self.size_at(level, offset)
         level.change(c, i, state, attempts_of(word), deliveries_of(word), 0, reason, 0)
         if c.slots[i].group and was != WAITING:
             g, c.slots[i].group = c.slots[i].group, 0
@@ -394,17 +394,20 @@ cdef class Leases(Home):
         """Under the lock: a lease is over without a word from its holder. The attempt counts."""
         cdef uint64_t word = c.slots[i].word
         cdef int attempts = attempts_of(word)
-        self.owners[owner_of(word)].leased -= 1
+        cdef int64_t until, size = 0, offset = c.h.number * CHUNK_SLOTS + i
         if self.max_attempts and attempts >= self.max_attempts and level.index < self.priorities:
             if self.keeps_dead:
+                self.owners[owner_of(word)].leased -= 1
                 level.change(c, i, DOOMED, attempts, deliveries_of(word), 0, DELIVERY_LIMIT, 0)
             else:
-                self.owners[owner_of(word)].leased += 1
                 self.settle(level, c, i, SETTLED, DELIVERY_LIMIT)
         else:
-            level.change(c, i, READY, attempts, deliveries_of(word), 0, 0, self.ends_at(level, c.h.number * CHUNK_SLOTS + i))
+            until = self.ends_at(level, offset)                 # before anything is counted: it reads the log, which may fail
             if self.by_bytes and level.index < self.priorities:
-                self.q.bytes_out -= self.size_at(level, c.h.number * CHUNK_SLOTS + i)
+                size = self.size_at(level, offset)
+            self.owners[owner_of(word)].leased -= 1
+            level.change(c, i, READY, attempts, deliveries_of(word), 0, 0, until)
+            self.q.bytes_out -= size
         return 0
 
     cdef int sweep_leases(self, Level level, int64_t mono, int owner) except -1:

@@ -167,9 +167,13 @@ cdef class Transactions(Decisions):
 
     cdef Log ready(self, bint create):
         if self.log is None:
-            with self.guard:
+            # No `with`: what Cython makes of it looks at the traceback of an error, and one that came of want of memory may have none.
+            self.guard.acquire()
+            try:
                 if self.log is None:
                     self.log = self.opener(create)
+            finally:
+                self.guard.release()
         return self.log
 
     def close(self):

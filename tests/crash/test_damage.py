@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from crash.scratch import folder
 from seglog.engine.errors import CorruptStore, OffsetOutOfRange, PartitionFailed, SeglogError, UnsupportedFormat
 from seglog.engine.log import Log
 
@@ -119,10 +120,8 @@ def renumber(file):
 
 @pytest.fixture(scope="module")
 def memory():
-    with tempfile.TemporaryDirectory(
-        dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None, prefix="seglog-damage-"
-    ) as path:
-        yield Path(path)
+    with folder("damage") as path:
+        yield path
 
 
 @pytest.fixture(scope="module", params=["closed", "killed"])

@@ -12,13 +12,12 @@ import shutil
 import signal
 import struct
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 import xxhash
 
+from crash.scratch import folder as in_memory
 from seglog.engine.errors import OffsetOutOfRange
 from seglog.engine.log import Log
 
@@ -187,11 +186,8 @@ def hash_of(value):
 @pytest.fixture
 def memory(tmp_path):
     """A place in memory: where time is measured, a slow disk must not count."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="seglog-kill-") as path:
-        yield Path(path)
+    with in_memory("kill", otherwise=tmp_path) as path:
+        yield path
 
 
 @pytest.mark.parametrize("write", ["map", "pwrite"])

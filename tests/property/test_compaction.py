@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from crash.scratch import memory as in_memory
 from format import reader
 from seglog.engine.compaction import compact
 from seglog.engine.log import Log
@@ -31,7 +32,7 @@ class Compacted(RuleBasedStateMachine):
         write=st.sampled_from(["auto", "pwrite"]),
     )
     def begin(self, codec, keep, write):
-        self.path = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+        self.path = tempfile.mkdtemp(dir=in_memory())
         self.codec, self.keep, self.write = codec, keep, write
         self.now = 10**15
         self.rows = {}  # offset -> (key, value, headers, timestamp)

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import seglog
+from crash.scratch import memory
 
 LONG = os.environ.get("SEGLOG_LONG", "0") not in ("", "0")
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 MEMBERS_MAX, PARTITIONS_MAX = 5, 6
 which = st.integers(0, 10**6)  # to be taken modulo what there is
 
@@ -59,7 +59,7 @@ class Member:
 class GroupMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.mkdtemp(prefix="seglog-group-", dir=MEMORY)
+        self.folder = tempfile.mkdtemp(prefix="seglog-group-", dir=memory())
         self.path = self.folder + "/data"
         self.members: list[Member] = []
         self.gone: list[Member] = []

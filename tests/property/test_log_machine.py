@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from crash.scratch import memory
 from seglog.engine.errors import CorruptStore, OffsetOutOfRange
 from seglog.engine.log import Log
 
 LONG = bool(os.environ.get("SEGLOG_LONG"))
 PAGE = 4096
-ROOT = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 blobs = st.one_of(
     st.binary(max_size=40),
@@ -43,7 +43,7 @@ class LogMachine(RuleBasedStateMachine):
         codec=codecs,
     )
     def begin(self, write, fsync, codec):
-        self.path = Path(tempfile.mkdtemp(prefix="seglog-", dir=ROOT))
+        self.path = Path(tempfile.mkdtemp(prefix="seglog-", dir=memory()))
         self.settings = {"write": write, "fsync": fsync, "codec": codec, "segment_bytes": 65_536, "batch_bytes": 4096}
         self.model, self.first, self.next, self.durable, self.clean = {}, 0, 0, 0, True
         self.logs = [Log(self.path, **self.settings) for _ in range(2)]

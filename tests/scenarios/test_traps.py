@@ -19,7 +19,6 @@ import seglog
 from crash.kills.children import Child
 
 LONG = os.environ.get("SEGLOG_LONG", "0") not in ("", "0")
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, kills, and looks into /proc"),

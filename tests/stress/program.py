@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import collections
-import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from crash.scratch import memory
 
 
 def program(name: str, words: str | None, play: Callable[[Path, int, int], str], measure: str, default: int) -> int:
@@ -18,8 +19,7 @@ def program(name: str, words: str | None, play: Callable[[Path, int, int], str],
     options.add_argument(f"--{measure}", type=int, default=default)
     options.add_argument("--seed", type=lambda text: int(text, 0), default=secrets.randbits(32))
     given = options.parse_args()
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix=f"seglog-{name}-", dir=memory))
+    folder = Path(tempfile.mkdtemp(prefix=f"seglog-{name}-", dir=memory()))
     print(f"seed {given.seed:#x}", flush=True)
     try:
         print(play(folder, getattr(given, measure), given.seed))

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import seglog
+from crash.scratch import memory
 from seglog.engine.log import Log
 
 
@@ -186,8 +187,7 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=12, help="at least so many")
     options.add_argument("--life", choices=list(LIVES), default="sound", help="a broken one, to see that it is caught")
     given = options.parse_args()
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="seglog-soak-", dir=memory))
+    folder = Path(tempfile.mkdtemp(prefix="seglog-soak-", dir=memory()))
     print(f"seed {given.seed:#x}", flush=True)
     told = functools.partial(print, flush=True)
     try:

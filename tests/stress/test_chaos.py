@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from crash.kills.ledger import Wrong
+from crash.scratch import folder as in_memory
 from stress.chaos import Liar, Repeater, chaos
 
 pytestmark = [
@@ -25,14 +26,8 @@ def seed(rng):
 @pytest.fixture
 def folder(tmp_path):
     """In memory: where time is measured, a slow disk must not count."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="seglog-chaos-") as path:
-        yield Path(path)
+    with in_memory("chaos", otherwise=tmp_path) as path:
+        yield path
 
 
 def test_every_history_agrees_with_what_is_there(folder, seed, capsys):

@@ -15,6 +15,9 @@ import pytest
 
 BENCH = Path(__file__).parents[2] / "bench"
 
+# Memory, shares of a core, and forks of a process with other libraries' threads, which may hold the lock of its allocator.
+native = pytest.mark.skipif(os.environ.get("SEGLOG_BUILD") in ("asan", "tsan"), reason="a sanitizer has memory of its own")
+
 pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="bench/ is not part of an installed package")
 
 
@@ -122,6 +125,7 @@ def test_the_method_that_does_nothing_takes_what_send_takes(bench, tmp_path):
         assert work() == 10_000
 
 
+@native
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells anonymous memory")
 def test_a_program_that_hoards_is_seen(bench, tmp_path):
     memory = bench("memory")
@@ -133,6 +137,7 @@ def test_a_program_that_hoards_is_seen(bench, tmp_path):
     assert hoarding - before > 60 * memory.MIB
 
 
+@native
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and waits on futexes")
 def test_sharing_measures_processes_that_do_something_and_a_log_that_was_cut(bench, tmp_path):
     sharing = bench("sharing")
@@ -166,7 +171,7 @@ def test_the_lock_is_taken_and_given_back(bench, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="asks Linux for the memory of a process")
-@pytest.mark.skipif(os.environ.get("SEGLOG_BUILD") in ("asan", "tsan"), reason="a sanitizer has memory of its own")
+@native
 def test_compacting_is_measured_on_what_is_dead_and_its_memory_seen(bench, tmp_path):
     compacting = bench("compacting")
     (figure,), raw = compacting.compare(compacting.KINDS[2], 0.01, 2, tmp_path)
@@ -204,6 +209,7 @@ def test_each_queue_gives_back_what_it_was_given(bench, name, tmp_path):
             assert work() == (10_000 if number else 1_000)
 
 
+@native
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and looks into /proc")
 def test_the_bench_of_queues_counts_what_was_done(bench, tmp_path):
     queues = bench("queues")

@@ -52,7 +52,7 @@ BREAKS: dict[str, tuple[type[Log], str]] = {
 
 
 def scenes(broken: str) -> dict[str, type[Scene]]:
-    if not broken:
+    if broken not in BREAKS:
         return SCENES
     opener = BREAKS[broken][0]
 

@@ -2,7 +2,7 @@
 
 A case is a scene (scenes.py), how it writes and syncs, a kind of call, an error, whether it comes once or for good, and n. Workers, each a process under
 the shim (shim.c), play case after case; this one watches that they neither die nor stand still. Every n is tried until a run comes
-to its end without the fault.
+to its end without the fault. With `--memory` the scenes are single verbs (hunger.py), and what fails is a piece of memory.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from seglog.engine import log
+
 from ..power.run import compiler, preloaded, why_not, write_all
+from ..scratch import memory
+from .hunger import FRUGAL, VERBS
 
 HERE = Path(__file__).resolve().parent
 SILENCE = 40.0  # seconds without a word from a worker
 HALF = -1  # instead of an error: half of what was asked for
 
-# The order is that of shim.c.
+# The order is that of shim.c, where MEMORY follows.
 KINDS = {
     "open": ["EIO", "EMFILE", "ENFILE", "ENOMEM", "EACCES", "EROFS", "ENOSPC"],
     "read": ["EIO", "HALF"],
@@ -55,6 +59,10 @@ KINDS = {
     "lock": ["ENOLCK"],
     "msync": ["EIO"],
 }
+MEMORY = ("engine", "python")  # memory that they ask for, while a verb is hungry (hunger.py)
+# Python's not for good: without any, CPython 3.11 enters an error's handler again and again, for want of the int that it needs to.
+HUNGERS = [("engine", False), ("engine", True), ("python", False)]
+ORDER = [*KINDS, *MEMORY]
 UNUSED = {"msync"}  # not called here: files are synced, not views
 SETTINGS = [(fsync, write) for fsync in ("never", "interval", "always") for write in ("map", "pwrite")]
 Case = tuple[str, str, str, str, str, bool, int]  # scene, fsync, write, kind, error, forever, n
@@ -73,7 +81,21 @@ class Shim:
         self.lib.faults_root(path.encode())
 
     def arm(self, kind: str, n: int, error: str, forever: bool) -> None:
-        self.lib.faults_arm(list(KINDS).index(kind), n, HALF if error == "HALF" else getattr(errno, error), forever)
+        self.lib.faults_arm(ORDER.index(kind), n, HALF if error == "HALF" else getattr(errno, error), forever)
+
+    def window(self, open: bool) -> None:
+        """Whether memory is refused."""
+        self.lib.faults_window(open)
+
+    def learn(self) -> None:
+        """Where the code is that asks for memory, of what is loaded."""
+        self.lib.faults_code(-1, None, None)
+        for name, kind in ((os.path.dirname(log.__file__), "engine"), ("python", "python")):
+            with open("/proc/self/maps") as maps:
+                for line in maps:
+                    area, rights, _, _, _, *path = line.split(None, 5)
+                    if "x" in rights and path and (path[0].startswith(name + "/") or os.path.basename(path[0]).startswith((name, "lib" + name))):
+                        self.lib.faults_code(ORDER.index(kind), *(ctypes.c_void_p(int(end, 16)) for end in area.split("-")))
 
     def calm(self) -> None:
         """No call fails from now on; the counts stay."""
@@ -87,7 +109,7 @@ class Shim:
         self.root(self.path)
 
     def counts(self) -> dict[str, int]:
-        return {kind: self.lib.faults_count(i) for i, kind in enumerate(KINDS)}
+        return {kind: self.lib.faults_count(i) for i, kind in enumerate(ORDER)}
 
     def fired(self) -> int:
         return int(self.lib.faults_fired())
@@ -96,18 +118,26 @@ class Shim:
 class Worker:
     def __init__(self, place: str, broken: str = "") -> None:
         from . import broken as breaks
+        from . import hunger
 
         self.shim, self.place = Shim(), tempfile.mkdtemp(dir=place)
-        self.scenes = breaks.scenes(broken)
+        self.scenes = breaks.scenes(broken) | hunger.scenes(broken)
         self.number = 0
+        self.warm: set[str] = set()
 
     def play(self, case: Case) -> tuple[int, list[str], list[str], dict[str, int]]:
         """How often the fault came, what is wrong, what was told, and how many calls there were of each kind."""
         scene, fsync, write, kind, error, forever, n = case
+        if scene in VERBS and scene not in self.warm:  # with all that it imports
+            self.warm.add(scene)
+            self.play((scene, fsync, write, kind, error, forever, 0))
+            gc.freeze()
+            self.shim.learn()
         self.number += 1
         path = os.path.join(self.place, str(self.number))
         play = self.scenes[scene](os.path.join(path, "it"), random.Random(0), fsync, write, self.shim)
         os.mkdir(path)
+        play.tidy = kind != "python"  # CPython forgets to let go of a call's arguments when it has no memory for the call
         self.shim.arm(kind, n, error, forever)
         self.shim.root(path)
         try:
@@ -155,7 +185,7 @@ class Hand:
         library, place, broken = self.arguments
         code = "import sys; from crash.faults.run import work; work(sys.argv[1:])"
         return subprocess.Popen(
-            [sys.executable, "-c", code, place, broken], env=preloaded(library), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-c", code, place, broken], env=preloaded(library) | {"PYTHONMALLOC": "malloc"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
 
     def ask(self, case: Case) -> None:
@@ -227,10 +257,13 @@ def build() -> Path:
     return library
 
 
-def streams(seed: str, cases: int | None) -> Any:
+def streams(seed: str, cases: int | None, hungry: bool) -> Any:
     """Generators of cases: each is sent whether the last fault came, and how many calls of each kind there were."""
     rng, many = random.Random(seed), {}
-    every = [
+    whole: list[Any] = []
+    every: list[Any] = [
+        (verb, *rng.choice(SETTINGS), kind, "ENOMEM", forever) for verb in VERBS for kind, forever in HUNGERS
+    ] if hungry else [
         (scene, fsync, write, kind, error, forever)
         for scene, (fsync, write) in itertools.product(["log", "store"], SETTINGS)
         for kind, errors in KINDS.items()
@@ -239,8 +272,11 @@ def streams(seed: str, cases: int | None) -> Any:
     rng.shuffle(every)
     if cases is None:
         return [all_of(what) for what in every]
+    if hungry:  # once each that the engine asks for, and each of verbs that need little; so many of the others
+        few = [what for what in every if what[3:] == ("engine", "ENOMEM", False) or what[0] in FRUGAL]
+        whole, every = [all_of(what) for what in few], [what for what in every if what not in few]
     per = -(-cases // len(every))
-    return [some_of(what, per, random.Random(rng.random()), many) for what in every[:cases]]
+    return [*whole, *[some_of(what, per, random.Random(rng.random()), many) for what in every[:cases]]]
 
 
 def all_of(what: Any) -> Any:
@@ -259,14 +295,13 @@ def some_of(what: Any, count: int, rng: random.Random, many: dict[Any, dict[str,
         yield (*what, n)
 
 
-def play(seed: str, cases: int | None, *, jobs: int, broken: str = "", enough: int = 20, progress: bool = False, only: list[Case] | None = None) -> Result:
-    """Play so many cases of this seed, all of them (None), or just these."""
+def play(seed: str, cases: int | None, *, jobs: int, broken: str = "", enough: int = 20, progress: bool = False, only: list[Case] | None = None, hungry: bool = False) -> Result:
+    """Play so many cases of this seed, all of them (None), or just these; of calls, or, `hungry`, of memory."""
     result, began = Result(), time.monotonic()
     said = began
     library = build()
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="seglog-faults-", dir=memory, ignore_cleanup_errors=True) as place:
-        waiting = [just(only)] if only else streams(seed, cases)
+    with tempfile.TemporaryDirectory(prefix="seglog-faults-", dir=memory(), ignore_cleanup_errors=True) as place:
+        waiting = [just(only)] if only else streams(seed, cases, hungry)
         waiting.reverse()
         free = [Hand(library, place, broken) for _ in range(jobs)]
         busy: list[tuple[Hand, Any]] = []
@@ -325,6 +360,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes (one per processor)")
     parser.add_argument("--enough", type=int, default=20, help="stop after so many that are wrong")
     parser.add_argument("--broken", default="", help="break something on purpose; see broken.py")
+    parser.add_argument("--memory", action="store_true", help="refuse memory, not calls; see hunger.py")
     parser.add_argument("--only", default=None, help="just this case, as it was printed")
     arguments = parser.parse_args()
     reason = why_not()
@@ -334,7 +370,7 @@ def main() -> int:
     seed = arguments.seed or os.urandom(4).hex()
     print(f"seed {seed}", flush=True)
     only = [json.loads(arguments.only)] if arguments.only else None
-    result = play(seed, arguments.cases, jobs=arguments.jobs, broken=arguments.broken, enough=arguments.enough, progress=True, only=only)
+    result = play(seed, arguments.cases, jobs=arguments.jobs, broken=arguments.broken, enough=arguments.enough, progress=True, only=only, hungry=arguments.memory)
     print(result)
     if result.failures:
         print(result.explain(20))

@@ -5,6 +5,8 @@
  *                                           errno -1: read and write do half of what they were asked for
  *     faults_count(kind)                    how many there were since
  *     faults_fired()                        how many failed since
+ *     faults_window(open)                   memory is only counted, and refused, while this is open
+ *     faults_code(kind, from, to)           who asks for it from here, asks for memory of this kind
  *
  * A call that fails does nothing, as if the kernel had refused it.
  */
@@ -23,7 +25,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { OPEN, READ, WRITE, ALLOCATE, MAP, POPULATE, TRUNCATE, FSYNC, RENAME, UNLINK, MKDIR, LIST, STAT, LOCK, MSYNC, KINDS };
+enum { OPEN, READ, WRITE, ALLOCATE, MAP, POPULATE, TRUNCATE, FSYNC, RENAME, UNLINK, MKDIR, LIST, STAT, LOCK, MSYNC, ENGINE, PYTHON, KINDS };
 
 static char root[PATH_MAX];
 static size_t root_length;
@@ -113,12 +115,39 @@ int fcntl64(int fd, int what, ...) {
 
 /* ---- memory --------------------------------------------------------------------------------------------------- */
 
+static struct { int kind; char *from, *to; } code[256];
+static int codes, window;
+
+void faults_window(int open) { window = open; }
+void faults_code(int kind, void *from, void *to) {
+    if (kind < 0) codes = 0; /* all anew */
+    else if (codes < 256) code[codes].kind = kind, code[codes].from = from, code[codes].to = to, codes++;
+}
+
+/* Whether this caller gets none. Python's allocators, told to be malloc, jump to it, so that the caller is theirs. */
+static int starves(const void *caller) {
+    for (int i = 0; window && i < codes; i++)
+        if (code[i].from <= (char *)caller && (char *)caller < code[i].to) return fails(code[i].kind) && (errno = ENOMEM, 1);
+    return 0;
+}
+#define CALLER __builtin_return_address(0)
+
+#ifdef __GLIBC__
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
+void *malloc(size_t size) { return starves(CALLER) ? NULL : __libc_malloc(size); }
+void *calloc(size_t n, size_t size) { return starves(CALLER) ? NULL : __libc_calloc(n, size); }
+void *realloc(void *old, size_t size) { return starves(CALLER) ? NULL : __libc_realloc(old, size); }
+#endif
+
 void *mmap64(void *address, size_t size, int protection, int flags, int fd, off64_t position) {
+    if ((flags & MAP_ANONYMOUS) && starves(CALLER)) return MAP_FAILED;
     FAIL(MAP, !(flags & MAP_ANONYMOUS) && ours(fd), MAP_FAILED)
     return (void *)syscall(SYS_mmap, address, size, protection, flags, fd, position);
 }
 void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t position) {
-    return mmap64(address, size, protection, flags, fd, position);
+    if ((flags & MAP_ANONYMOUS) && starves(CALLER)) return MAP_FAILED;
+    FAIL(MAP, !(flags & MAP_ANONYMOUS) && ours(fd), MAP_FAILED)
+    return (void *)syscall(SYS_mmap, address, size, protection, flags, fd, position);
 }
 int madvise(void *address, size_t size, int advice) {
     FAIL(POPULATE, root_length && advice == 23 /* MADV_POPULATE_WRITE: nobody else here does that */, -1)

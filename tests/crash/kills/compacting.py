@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import random
 import re
 import shutil
@@ -24,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..scratch import memory
 from .children import Child
 from .scenes import ENGINE, SMALL
 
@@ -216,7 +216,7 @@ def main() -> int:
     for point in options.points or points():
         rng, died = random.Random(f"{options.seed} {point}"), 0
         for attempt in range(20 * options.plays):
-            with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+            with tempfile.TemporaryDirectory(dir=memory()) as folder:
                 try:
                     died += play(Path(folder), point, rng)
                 except AssertionError as error:

@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from ..scratch import memory
 from .children import stop_all
 from .ledger import WRITERS
 from .scenes import failpoints, has_failpoints, try_point
@@ -34,8 +35,7 @@ def main() -> int:
     options.add_argument("--forget", action="store_true", help="remove the directory of a play that failed, too")
     options.add_argument("--mode", choices=["kill", "stop", "both"], default="both")
     given = options.parse_args()
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="seglog-failpoints-", dir=memory))
+    folder = Path(tempfile.mkdtemp(prefix="seglog-failpoints-", dir=memory()))
     os.environ["SEGLOG_TEST_WRITER"] = given.writer
     print(f"seed {given.seed:#x}", flush=True)
     if not has_failpoints(folder / "try"):

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from seglog.engine.errors import OffsetOutOfRange
 
+from ..scratch import memory
 from .children import Child, Died, stop_all
 from .ledger import WRITERS, Wrong, seen
 from .scenes import FSYNC, WRITE, Player, Stage, append, failpoints, has_failpoints, opened, play
@@ -223,8 +224,7 @@ def main() -> int:
     )
     given = options.parse_args()
     os.environ["SEGLOG_TEST_WRITER"] = given.writer
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="seglog-kills-", dir=memory))
+    folder = Path(tempfile.mkdtemp(prefix="seglog-kills-", dir=memory()))
     points: list[str] = []
     if not given.without_failpoints:
         points = failpoints()

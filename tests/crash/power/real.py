@@ -25,6 +25,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..scratch import memory
+
 if TYPE_CHECKING:
     from .broken import Breaks
 
@@ -67,7 +69,7 @@ class Disk:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.folder = tempfile.mkdtemp(prefix="seglog-real-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+        self.folder = tempfile.mkdtemp(prefix="seglog-real-", dir=memory())
         self.image, self.path = os.path.join(self.folder, "image"), os.path.join(self.folder, "mounted")
 
     def __enter__(self) -> Disk:

@@ -27,6 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..scratch import memory
+
 HERE = Path(__file__).resolve().parent
 PER_WORKLOAD = 20
 AGAIN = 0.2  # of the images are cut again while they recover
@@ -362,8 +364,7 @@ def judge_images(
     """Judge so many images of this seed; the failing ones are kept in `keep`."""
     os.makedirs(keep, exist_ok=True)
     # Images live in memory: there they are written and synced fast, and the shim knows what a disk would have.
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="seglog-power-", dir=memory, ignore_cleanup_errors=True) as place:
+    with tempfile.TemporaryDirectory(prefix="seglog-power-", dir=memory(), ignore_cleanup_errors=True) as place:
         options |= {"seed": seed, "keep": os.path.abspath(keep), "place": place}
         crew = Crew(build_shim(), options, jobs or min(os.cpu_count() or 1, max(1, images // PER_WORKLOAD)))
         return crew.run(images, first, progress, enough, until)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import seglog
+from crash.scratch import folder
 from seglog import doctor
 from seglog.doctor.chunk import BLOCK, FIRST, SIZE, SLOT_BYTES, SLOTS, TABLE, Chunk, checks, ready_word
 
@@ -21,9 +22,8 @@ FILES = "topics/~jobs/queue"
 
 @pytest.fixture(scope="module")
 def memory():
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=base, prefix="seglog-doctor-") as path:
-        yield Path(path)
+    with folder("doctor") as path:
+        yield path
 
 
 @pytest.fixture(scope="module")

@@ -1045,3 +1045,15 @@ def test_what_another_acked_is_on_the_disk_too(tmp_path, how):
             assert stored == synced > 0
     stored, synced = (int.from_bytes(chunk.read_bytes()[at : at + 8], "little") for at in (SYNC_STORED, SYNC_STORED + 8))
     assert stored == synced > 0
+
+
+def test_a_receive_that_raises_has_handed_out_nothing(store):
+    """What was leased for it comes at once, and no attempt is counted: here the transaction had ended."""
+    q = store.queue("jobs")
+    q.send_many([b"one", b"two", b"three"])
+    with store.transaction() as tx:
+        pass
+    with pytest.raises(seglog.SeglogError):
+        q.receive(2, 0, tx=tx)
+    assert (q.statistics().ready, q.statistics().in_flight) == (3, 0)
+    assert [(m.value, m.attempts) for m in q.receive(10, 0)] == [(b"one", 1), (b"two", 1), (b"three", 1)]

@@ -29,10 +29,10 @@ from hypothesis.stateful import (
 
 import seglog
 from conftest import SEED
+from crash.scratch import memory
 from unit.face.queue_model import ACKED, DEAD, DELAYED, DROPPED, EXPIRED, LEASED, PURGED, READY, QueueModel
 
 LONG = os.environ.get("SEGLOG_LONG", "0") not in ("", "0")
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 START = 1_700_000_000_000_000
 HANDLES_MAX = 3
 VERBS = ["ack", "nack", "release", "reject", "extend"]
@@ -73,7 +73,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.folder = tempfile.mkdtemp(prefix="seglog-queue-", dir=MEMORY)
+        self.folder = tempfile.mkdtemp(prefix="seglog-queue-", dir=memory())
         self.path = self.folder + "/data"
         self.clock = seglog.ManualClock(START)
         self.handles, self.held, self.open, self.number = [], [], [], 0
@@ -478,7 +478,7 @@ def test_a_queue_does_what_the_model_does(machine):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=1500 if LONG else 120,
+            max_examples=1500 if LONG else 60,
             stateful_step_count=60 if LONG else 30,
             derandomize=not LONG,
             database=None,
