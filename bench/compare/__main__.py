@@ -37,7 +37,7 @@ HERE = Path(__file__).parent
 PEERS: list[type[Any]] = [
     Seglog, SeglogArrays, SeglogSpins, BufferedFile, FlushedFile, RawDisk, SQLite, LMDB, RocksDB, MmapQ,
     RedisLog, NatsLog, RabbitLog, KafkaLog,
-]  # fmt: skip
+]
 QUEUE_PEERS: list[type[Any]] = [SeglogQueue, *jobs.EMBEDDED, RedisQueue, NatsQueue, RabbitQueue, KafkaQueue]
 
 
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
                 "failed": failed,
                 "missing": {kind.name: missing[kind.name] for kind in kinds if kind.name in missing and workload.takes(kind)},
                 "outside": sorted(kind.name for kind in kinds if not workload.takes(kind) and kind.only is None),
-            }  # fmt: skip
+            }
             args.out.mkdir(parents=True, exist_ok=True)
             raw.write_text(json.dumps(report, indent=1) + "\n")
     for line in write(report, args.out):

@@ -83,7 +83,7 @@ class Kafka(Peer):
                 "linger.ms": self.linger_ms, "batch.size": 1 << 20, "batch.num.messages": 100_000, "compression.type": "lz4",
                 "queue.buffering.max.messages": 1_000_000, "acks": "all",
             }
-        )  # fmt: skip
+        )
 
     def append(self, value: bytes) -> None:
         self.producer.produce(self.topic, value, partition=self.partition)
@@ -101,7 +101,7 @@ class Kafka(Peer):
         given = {
             "group.id": self.topic, "enable.auto.commit": False, "queued.min.messages": 200_000, "fetch.wait.max.ms": 500,
             "auto.offset.reset": "earliest",
-        }  # fmt: skip
+        }
         consumer = self.api.Consumer(self.broker | given)
         consumer.assign([self.api.TopicPartition(self.topic, self.partition, 0)])
         self.consumers.append(consumer)

@@ -137,7 +137,7 @@ Work = Callable[[Any, Place, int], Lap]
 
 
 class Turns:
-    """A B C, A B C, ...: an untimed round that finds out how many records make a lap, then the rounds that count."""
+    """A B C, A B C, ...: two untimed rounds that find out how many records make a lap, then the rounds that count."""
 
     def __init__(self, directory: str, servers: dict[type[Server], Server], seconds: float, say: Callable[[str], None]) -> None:
         self.directory, self.servers, self.seconds, self.say = directory, servers, seconds, say
@@ -160,7 +160,7 @@ class Turns:
     ) -> tuple[dict[str, list[Lap]], dict[str, str]]:
         """(the laps of each peer by name, what went wrong with the others)."""
         counts, laps, failed = dict.fromkeys(kinds, least), {kind.name: list[Lap]() for kind in kinds}, dict[str, str]()
-        for turn in range(rounds + 1):
+        for turn in range(-1, rounds + 1):
             for kind in kinds:
                 if kind.name in failed:
                     continue
@@ -172,7 +172,7 @@ class Turns:
                     laps.pop(kind.name)
                     self.say(f"{kind.name}: {lost}")
                     continue
-                if turn:
+                if turn > 0:
                     laps[kind.name].append(lap)
                 else:
                     counts[kind] = max(least, min(most, round(self.seconds / lap.wall / least) * least))

@@ -35,7 +35,7 @@ class RabbitServer(Server):
             "RABBITMQ_MNESIA_BASE": here, "RABBITMQ_LOG_BASE": here, "RABBITMQ_PID_FILE": f"{here}/pid",
             "RABBITMQ_CONFIG_FILE": f"{here}/rabbitmq", "RABBITMQ_ENABLED_PLUGINS_FILE": f"{here}/plugins",
             "RABBITMQ_CONF_ENV_FILE": f"{here}/none",
-        }  # fmt: skip
+        }
 
     def ready(self) -> bool:
         import amqp

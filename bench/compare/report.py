@@ -75,10 +75,10 @@ def result(key: str, told: dict[str, Any]) -> Result:
         times = statistics.median(its / mine for its, mine in zip(values, ours)) if ours else float("nan")
         cpu, server, late = (statistics.median(lap[what] for lap in laps) for what in ("cpu", "server", "p99"))
         rows.append(Row(name, statistics.median(values), times, cpu, server, (high - low) / middle, late,
-                        peer["settings"], peer["version"]))  # fmt: skip
+                        peer["settings"], peer["version"]))
     rows.sort(key=lambda row: row.value)
     return Result(key, told["title"], told["unit"], rows, told["failed"], told["missing"], told["outside"], told["about"],
-                  told["size"], told["rounds"])  # fmt: skip
+                  told["size"], told["rounds"])
 
 
 def number(value: float) -> str:
@@ -151,7 +151,7 @@ def page(results: list[Result], images: dict[str, str]) -> list[str]:
             lines += [f"![{one.title}]({images[one.key]})", ""]
         lines += table(one)
         lines += ["", f"{one.size:,} bytes a value, {one.rounds} rounds; {about['cpu']}, {about['cores']} cores, {about['memory']}, "
-                  f"{about['file system']}, {about['kernel']}, {about['python']}; {about['date']}, commit {about['commit']}."]  # fmt: skip
+                  f"{about['file system']}, {about['kernel']}, {about['python']}; {about['date']}, commit {about['commit']}."]
     versions = {row.name: row.version for one in results for row in one.rows}
     lines += ["", "## Versions", "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {version} |" for name, version in sorted(versions.items())]

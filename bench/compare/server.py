@@ -48,7 +48,7 @@ class Server:
             self.process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=directory, start_new_session=True,
                 env=dict(os.environ) | self.environment(),
-            )  # fmt: skip
+            )
         try:
             self.await_answer()
         except BaseException:
