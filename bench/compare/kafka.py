@@ -71,7 +71,8 @@ class Kafka(Peer):
         self.broker = {"bootstrap.servers": f"127.0.0.1:{place.server.port}", "log_level": 0}
         self.api, self.consumers = confluent_kafka, list[Any]()
         how = {"flush.messages": "1"} if place.synced else {}
-        made = AdminClient(self.broker).create_topics([NewTopic(self.topic, 2, 1, config=how)])
+        admin = AdminClient(self.broker)
+        made = admin.create_topics([NewTopic(self.topic, 2, 1, config=how)])
         try:
             made[self.topic].result()
         except confluent_kafka.KafkaException as error:

@@ -83,7 +83,7 @@ class NatsLog(Nats, Log):
             push = await self.stream.subscribe(self.subject, ordered_consumer=True)
             return [(await push.next_msg(timeout=10)).data for _ in range(count)]
 
-        return iter(self.run(take()))
+        yield from self.run(take())
 
     def tail(self) -> Iterator[bytes]:
         came, some = deque[bytes](), asyncio.Event()
