@@ -118,10 +118,10 @@ class KafkaLog(Kafka, Log):
     name = "Apache Kafka"
     given = "acks=all, lz4, linger 5 ms, batches of 1 MiB; consume(1,000), and poll(); a flush for each single record"
     synced = "flush.messages=1, acks=all"
-    tails = "linger 0; poll()"
+    tails = "linger 1 ms; poll()"
 
     def __init__(self, place: Place) -> None:
-        self.linger_ms = 0 if place.paced else 5
+        self.linger_ms = 1 if place.paced else 5
         super().__init__(place)
 
     def post(self, value: bytes) -> None:

@@ -6,7 +6,6 @@ The client is py-amqp, whose confirms need not be waited for one by one.
 from __future__ import annotations
 
 import subprocess
-import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,10 +83,10 @@ class Rabbit(Peer):
         while self.sent - self.confirmed > window:
             self.connection.drain_events(timeout=30)
 
-    def consume(self, arguments: dict[str, Any]) -> deque[Any]:
+    def consume(self, arguments: dict[str, Any], window: int = WINDOW) -> deque[Any]:
         """Where the messages will appear while events are drained."""
         came: deque[Any] = deque()
-        self.channel.basic_qos(0, WINDOW, False)
+        self.channel.basic_qos(0, window, False)
         self.channel.basic_consume(self.queue, callback=came.append, arguments=arguments)
         return came
 
@@ -134,10 +133,10 @@ class RabbitLog(Rabbit, Log):
         yield b""
         while True:
             self.connection.drain_events()
+            if came:
+                self.channel.basic_ack(came[-1].delivery_tag, multiple=True)
             while came:
-                message = came.popleft()
-                self.channel.basic_ack(message.delivery_tag)
-                yield bytes_of(message.body)
+                yield bytes_of(came.popleft().body)
 
 
 class RabbitQueue(Rabbit, Queue):
@@ -158,16 +157,13 @@ class RabbitQueue(Rabbit, Queue):
 
     def many(self, values: list[bytes]) -> list[bytes]:
         if self.came is None:
-            self.came = self.consume({})
-            self.channel.basic_qos(0, len(values), False)
+            self.came = self.consume({}, len(values))
         for value in values:
             self.publish(value, WINDOW)
-        end = time.monotonic() + 1
-        while (len(self.came) < len(values) or self.confirmed < self.sent) and time.monotonic() < end:
-            self.connection.drain_events(timeout=1)
-        some = [self.came.popleft() for _ in range(min(len(values), len(self.came)))]
-        if some:
-            self.channel.basic_ack(some[-1].delivery_tag, multiple=True)
+        while len(self.came) < len(values) or self.confirmed < self.sent:
+            self.connection.drain_events(timeout=20)
+        some = [self.came.popleft() for _ in values]
+        self.channel.basic_ack(some[-1].delivery_tag, multiple=True)
         return [bytes_of(message.body) for message in some]
 
 
