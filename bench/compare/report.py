@@ -126,6 +126,11 @@ def verdict(one: Result) -> str:
     return "; ".join(said)
 
 
+def also(one: Result) -> str:
+    row = one.best_of_ours()
+    return f" ({row.name} takes {row.times:.2f} of it)" if row else ""
+
+
 def losing_first(results: list[Result]) -> list[Result]:
     """What seglog loses outright, then what misses its target, then the rest; else in the order they were measured."""
 
@@ -140,7 +145,7 @@ def losing_first(results: list[Result]) -> list[Result]:
 def page(results: list[Result], images: dict[str, str]) -> list[str]:
     results = losing_first(results)
     lines = ["## Where seglog loses", ""]
-    losses = [f"* {one.title}: {row.name} takes {row.times:.2f} of what seglog takes" for one in results for row in one.losses()]
+    losses = [f"* {one.title}: {row.name} takes {row.times:.2f} of what seglog takes{also(one)}" for one in results for row in one.losses()]
     lines += losses or ["Nowhere, in this run."]
     lines += ["", "## What was wanted", "", "| | seglog's speed |", "| --- | --- |"]
     lines += [f"| [{one.title}](#{one.key}) | {verdict(one)} |" for one in results]

@@ -98,7 +98,7 @@ def check_log(kind: type[Log], place: Place, given: Iterator[bytes], count: int)
         check(chain.from_iterable(log.batches(count)), given)
 
 
-def drain(stream: Iterator[Any], one_by_one: bool, columns: bool) -> int:
+def drain(stream: Iterator[Any], one_by_one: bool, columns: Any) -> int:
     """How many came. Each is dropped when the next one is there, as a program that works on them does."""
     count = 0
     if one_by_one:
@@ -122,6 +122,7 @@ def consume(one_by_one: bool, size: int, kind: type[Log], place: Place, count: i
         stream = columns(log, count) if columns else log.each(count) if one_by_one else log.batches(count)
         with Clock(place) as clock:
             came = drain(stream, one_by_one, columns)
+        del stream  # it may hold the store open
     if came != count:
         raise Lost(f"gave back {came:,} of {count:,} records")
     with closing(kind(place)) as log:

@@ -1,0 +1,109 @@
+"""Checking: what the benchmarks measure, held against what was measured before: `make bench-check`.
+
+A nanosecond says little on another day. So each benchmark is a ratio: its processor time over that of a fixed piece of work, Python
+writing 5,000 records to a file, which is done before each of its rounds; told is the median of the rounds. The ratios that were
+are in baseline.json. One that is more than LIMIT times what it was is measured again, up to ATTEMPTS times: noise comes and goes, a
+change stays. Processors differ in their ratios too: on another one, make a baseline first (`make bench-baseline`).
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import statistics
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Baseline", "Checker", "ratio", "reference"]
+
+LIMIT = 1.15  # so that 20 % is seen, with noise in it
+ATTEMPTS = 6
+ROUNDS = 15
+LAP = 0.002  # seconds that a round has at least: a short piece of work is repeated
+FILE = Path(__file__).parent / "baseline.json"
+
+
+def reference(path: str) -> Callable[[], None]:
+    """The fixed piece of work; nothing in it is seglog's."""
+    value, pack = bytes(range(100)), struct.Struct("<I").pack
+
+    def work() -> None:
+        with open(path, "wb") as file:
+            write = file.write
+            for _ in range(5_000):
+                write(pack(len(value)))
+                write(value)
+
+    return work
+
+
+def took(work: Callable[[], object], times: int) -> float:
+    start = time.thread_time()
+    for _ in range(times):
+        work()
+    return (time.thread_time() - start) / times
+
+
+def ratio(work: Callable[[], object], fixed: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """The median over rounds of what `work` takes for one of what `fixed` takes right before it."""
+    for each in (fixed, work):
+        each()
+    times = max(1, math.ceil(LAP / max(took(work, 1), 1e-7)))
+    gc.collect()
+    gc.disable()
+    try:
+        pairs = [(took(fixed, 1), took(work, times)) for _ in range(rounds)]
+    finally:
+        gc.enable()
+    return statistics.median(mine / its for its, mine in pairs)
+
+
+class Baseline:
+    """The ratios by the names of the benchmarks, and where they were measured."""
+
+    def __init__(self, path: Path = FILE, renew: bool = False) -> None:
+        self.path, self.renew = path, renew
+        told = json.loads(path.read_text()) if path.exists() else {}
+        self.cpu: str = told.get("cpu", "")
+        self.ratios: dict[str, float] = told.get("ratios", {})
+
+    def judge(self, name: str, measure: Callable[[], float]) -> str | None:
+        """What is wrong with it; None when nothing is. The least of the attempts counts, now and then."""
+        if self.renew:
+            self.ratios[name] = round(min(measure() for _ in range(ATTEMPTS // 2)), 5)
+            return None
+        if name not in self.ratios:
+            return f"{name} has no baseline: make bench-baseline"
+        was, now = self.ratios[name], math.inf
+        for _ in range(ATTEMPTS):
+            now = min(now, measure())
+            if now <= was * LIMIT:
+                return None
+        return f"{name} takes {now / was:.2f} times what it took: {now:.3g} of the reference, and the baseline is {was:.3g}"
+
+    def save(self, cpu: str) -> None:
+        if self.renew:
+            self.path.write_text(json.dumps({"cpu": cpu, "ratios": dict(sorted(self.ratios.items()))}, indent=1) + "\n")
+
+
+class Checker:
+    """In place of pytest-benchmark's `benchmark`: the same calls, and a failure when it is slower than it was."""
+
+    def __init__(self, name: str, baseline: Baseline, directory: str) -> None:
+        self.name, self.baseline = name, baseline
+        self.fixed = reference(os.path.join(directory, "reference"))
+        self.extra_info: dict[str, Any] = {}
+
+    def __call__(self, work: Callable[[], Any]) -> Any:
+        return self.pedantic(work)
+
+    def pedantic(self, work: Callable[[], Any], rounds: int = ROUNDS, warmup_rounds: int = 0) -> Any:
+        wrong = self.baseline.judge(self.name, lambda: ratio(work, self.fixed, min(rounds, ROUNDS)))
+        if wrong:
+            raise AssertionError(wrong)
+        return work()
