@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             if workload.key not in args.only:
                 continue
             say(workload.title)
-            kinds = [kind for kind in chosen(args.peers, QUEUE_PEERS if workload.queue else PEERS)]
+            kinds = chosen(args.peers, QUEUE_PEERS if workload.queue else PEERS)
             takes = [kind for kind in kinds if workload.takes(kind) and kind.name not in missing]
             laps, failed = turns.run(
                 takes, workload.work(args.size), rounds=args.rounds, least=workload.least, most=workload.most, **workload.where

@@ -5,19 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib as mpl
-
-mpl.use("svg")
-mpl.rcParams |= {"svg.hashsalt": "seglog", "svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif"}
-
 from matplotlib import pyplot
 
 from compare.report import RAW, UNITS, Result, number
 
+mpl.rcParams |= {"svg.hashsalt": "seglog", "svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif"}
 COLOURS = {True: "#d9480f", False: "#8a9ba8"}
 
 
 def draw(one: Result, path: Path) -> str:
     """Time per record, the shortest on top, and a mark for all processor time, or for the 99th percentile."""
+    pyplot.switch_backend("svg")
     scale, late = UNITS[one.unit], one.key == "latency"
     rows = one.rows[::-1]
     figure, axes = pyplot.subplots(figsize=(8.4, 1.0 + 0.34 * len(rows)))
@@ -33,7 +31,7 @@ def draw(one: Result, path: Path) -> str:
         axes.text(max(value, mark) * 1.12, at, f"{number(value)} {one.unit}", va="center", fontsize=9)
     axes.set_xlabel(f"{one.unit} {'from clock to hand, median' if late else 'per record'}; shorter is better")
     axes.set_title(f"{one.title} ({one.size:,} bytes)", fontsize=11, loc="left")
-    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    axes.legend(loc="upper right", fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})

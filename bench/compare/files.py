@@ -92,7 +92,7 @@ class RawDisk(Log):
 
     name, module = "the raw disk", "os"
     synced = "pwrite of the same bytes into a written file + fdatasync: the limit"
-    only = {"sync-each", "sync-100"}
+    only = frozenset({"sync-each", "sync-100"})
 
     def __init__(self, place: Place) -> None:
         self.file = os.open(place.path + "/raw", os.O_RDWR | os.O_CREAT)

@@ -44,7 +44,7 @@ class SeglogArrays(Seglog):
 
     name = "seglog, arrays"
     given = f"{SETTINGS}; sent from a 2-D array, read as numpy columns over the file"
-    only = {"produce-batch", "consume-batch"}
+    only = frozenset({"produce-batch", "consume-batch"})
 
     def prepare(self, values: list[bytes]) -> Any:
         return np.frombuffer(b"".join(values), "u1").reshape(len(values), -1)
@@ -56,7 +56,7 @@ class SeglogArrays(Seglog):
 
 class SeglogSpins(Seglog):
     name = "seglog, spinning"
-    only = {"latency"}
+    only = frozenset({"latency"})
     tails = "read_batch() in a loop: takes a whole core"
 
     def tail(self) -> Iterator[Any]:

@@ -33,7 +33,7 @@ class Peer:
     package: ClassVar[str] = ""  # what is installed
     server: ClassVar[type[Server] | None] = None
     given: ClassVar[str] = ""  # settings, for the table
-    only: ClassVar[set[str] | None] = None  # workloads it takes part in; None: all that its settings allow
+    only: ClassVar[frozenset[str] | None] = None  # workloads it takes part in; None: all that its settings allow
 
     @classmethod
     def missing(cls) -> str | None:
@@ -92,6 +92,7 @@ class Queue(Peer):
     """`one`: put, get, ack; what was got. `many`: the same for a list, if it has calls for that."""
 
     together: ClassVar[bool] = True  # several processes may work on it
+    warms: ClassVar[bool] = True  # a worker may try before the others work: it gets back what it put
 
     def one(self, value: bytes) -> bytes | None:
         raise NotImplementedError

@@ -141,6 +141,7 @@ class RabbitLog(Rabbit, Log):
 
 class RabbitQueue(Rabbit, Queue):
     name = "RabbitMQ"
+    warms = False  # the prefetch of one that waits would keep what another needs
     given = "durable classic queue, persistent messages; confirm, get, ack; lists: consumer, ack multiple"
 
     def __init__(self, place: Place) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 OURS = "seglog"
 RAW = "the raw disk"
 UNITS = {"ns": 1e9, "us": 1e6}
-WANTED = {key: 10.0 for key in ("produce-batch", "consume-batch", "queue-1", "queue-2", "queue-100-1", "queue-100-2")}
+WANTED = dict.fromkeys(("produce-batch", "consume-batch", "queue-1", "queue-2", "queue-100-1", "queue-100-2"), 10.0)
 RAW_SHARE = 0.9  # of the raw disk's speed that a synced append is to have
 
 
@@ -145,7 +145,11 @@ def losing_first(results: list[Result]) -> list[Result]:
 def page(results: list[Result], images: dict[str, str]) -> list[str]:
     results = losing_first(results)
     lines = ["## Where seglog loses", ""]
-    losses = [f"* {one.title}: {row.name} takes {row.times:.2f} of what seglog takes{also(one)}" for one in results for row in one.losses()]
+    losses = [
+        f"* {one.title}: {row.name} takes {row.times:.2f} of what seglog takes{also(one)}"
+        for one in results
+        for row in one.losses()
+    ]
     lines += losses or ["Nowhere, in this run."]
     lines += ["", "## What was wanted", "", "| | seglog's speed |", "| --- | --- |"]
     lines += [f"| [{one.title}](#{one.key}) | {verdict(one)} |" for one in results]
@@ -155,8 +159,8 @@ def page(results: list[Result], images: dict[str, str]) -> list[str]:
         if one.key in images:
             lines += [f"![{one.title}]({images[one.key]})", ""]
         lines += table(one)
-        lines += ["", f"{one.size:,} bytes a value, {one.rounds} rounds; {about['cpu']}, {about['cores']} cores, {about['memory']}, "
-                  f"{about['file system']}, {about['kernel']}, {about['python']}; {about['date']}, commit {about['commit']}."]
+        where = ", ".join([about["cpu"], f"{about['cores']} cores"] + [about[key] for key in ("memory", "file system", "kernel", "python")])
+        lines += ["", f"{one.size:,} bytes a value, {one.rounds} rounds; {where}; {about['date']}, commit {about['commit']}."]
     versions = {row.name: row.version for one in results for row in one.rows}
     lines += ["", "## Versions", "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {version} |" for name, version in sorted(versions.items())]

@@ -30,7 +30,7 @@ class Workload(NamedTuple):
     work: Callable[[int], Work]  # for values of so many bytes
     least: int  # records of a lap; a lap has a multiple of them
     most: int
-    where: dict[str, Any] = {}
+    where: dict[str, Any] = {}  # noqa: RUF012
     queue: bool = False
 
     def takes(self, kind: type[Any]) -> bool:
@@ -199,7 +199,7 @@ def work(workers: int, block: int, size: int, kind: type[Queue], place: Place, c
                 lists = [values[at : at + block] for at in range(0, BLOCK, block)]
                 step = queue.one if block == 1 else queue.many  # type: ignore[attr-defined]
                 some = [*values] if block == 1 else lists
-                for one in some[: max(1, WARM // block)]:
+                for one in some[: max(1, WARM // block) * kind.warms]:
                     step(one)
                 got: list[Any] = []
                 os.write(tell, b"!")
