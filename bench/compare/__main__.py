@@ -21,7 +21,7 @@ from typing import Any
 
 from compare import jobs
 from compare.embedded import LMDB, MmapQ, RocksDB, SQLite
-from compare.files import BufferedFile, FlushedFile, RawDisk
+from compare.files import BufferedFile, FlushedFile, NewBlocks, RawDisk
 from compare.kafka import KafkaLog, KafkaQueue
 from compare.laps import Turns
 from compare.nats_jetstream import NatsLog, NatsQueue
@@ -35,7 +35,7 @@ from machine import describe, scratch
 
 HERE = Path(__file__).parent
 PEERS: list[type[Any]] = [
-    Seglog, SeglogArrays, SeglogSpins, BufferedFile, FlushedFile, RawDisk, SQLite, LMDB, RocksDB, MmapQ,
+    Seglog, SeglogArrays, SeglogSpins, BufferedFile, FlushedFile, RawDisk, NewBlocks, SQLite, LMDB, RocksDB, MmapQ,
     RedisLog, NatsLog, RabbitLog, KafkaLog,
 ]
 QUEUE_PEERS: list[type[Any]] = [SeglogQueue, *jobs.EMBEDDED, RedisQueue, NatsQueue, RabbitQueue, KafkaQueue]

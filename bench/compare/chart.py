@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib import pyplot
 
-from compare.report import RAW, UNITS, Result, number
+from compare.report import UNITS, Result, number
 
 mpl.rcParams |= {"svg.hashsalt": "seglog", "svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif"}
 COLOURS = {True: "#d9480f", False: "#8a9ba8"}
@@ -19,7 +19,7 @@ def draw(one: Result, path: Path) -> str:
     scale, late = UNITS[one.unit], one.key == "latency"
     rows = one.rows[::-1]
     figure, axes = pyplot.subplots(figsize=(8.4, 1.0 + 0.34 * len(rows)))
-    colours = ["#343a40" if row.name == RAW else COLOURS[row.ours] for row in rows]
+    colours = ["#343a40" if row.raw else COLOURS[row.ours] for row in rows]
     values = [row.value * scale for row in rows]
     marks = [(row.late if late else row.cpu + row.server) * scale for row in rows]
     axes.barh([row.name for row in rows], values, color=colours, height=0.66)
