@@ -54,10 +54,10 @@ bench: build
 
 # Is anything slower than bench/baseline.json says?
 bench-check: build
-	$(BIN)/python -m pytest bench -q --check=check -p no:cacheprovider --timeout=600 $(ARGS)
+	$(BIN)/python -m pytest bench -q --check=check -p no:cacheprovider -W ignore::pytest_benchmark.logger.PytestBenchmarkWarning --timeout=600 $(ARGS)
 
 bench-baseline: build
-	$(BIN)/python -m pytest bench -q --check=renew -p no:cacheprovider --timeout=600 $(ARGS)
+	$(BIN)/python -m pytest bench -q --check=renew -p no:cacheprovider -W ignore::pytest_benchmark.logger.PytestBenchmarkWarning --timeout=600 $(ARGS)
 
 # Peers that cannot be installed are named by the run, and left out.
 compare: build $(VENV)/.compare
