@@ -164,6 +164,7 @@ def test_what_became_a_quarter_slower_is_seen_and_what_did_not_is_not(bench, tmp
     first = checking.Baseline(path, renew=True)
     assert first.judge("spin", lambda: checking.ratio(spin(20_000), fixed, 5)) is None
     first.save("this one")
+    checking.PATIENCE = 0.0
     then = checking.Baseline(path)
     assert then.judge("spin", lambda: checking.ratio(spin(20_000), fixed, 5)) is None
     assert "times what it took" in then.judge("spin", lambda: checking.ratio(spin(26_000), fixed, 5))
