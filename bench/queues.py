@@ -34,7 +34,7 @@ import memory
 import seglog
 from contestants import Load
 from machine import Contestant, Figure, free_gib, in_turns, one_core, progress
-from sharing import forked, quantiles, used, whole
+from sharing import forked, in_turn, quantiles, used, whole
 
 __all__ = ["measure"]
 
@@ -334,17 +334,20 @@ def compare_workers(args: argparse.Namespace, directory: str, raw: dict[str, obj
         turns = []
         for turn in range(args.rounds):
             progress(f"queues: two workers, {name}, {turn + 1}/{args.rounds}")
-            pair = []
-            for processes in (1, 2):
-                path = os.path.join(directory, f"workers-{turn}-{processes}")
+
+            path = os.path.join(directory, f"workers-{turn}")
+
+            def rate(processes: int, path: str = path, do: Any = do, waiting: int = waiting) -> tuple[float, float]:
                 with seglog.open(path, fsync="never") as store:
                     fill(store.queue("shared"), waiting)
-                pair.append(rates(path, do, processes, TURN))
+                got = rates(path, do, processes, TURN)
                 if waiting:
                     with seglog.open(path, fsync="never") as store:
                         assert store.queue("shared").statistics().ready > 0, "the workers ran dry: the figure would be of that"
                 shutil.rmtree(path)
-            turns.append(pair)
+                return got
+
+            turns.append(in_turn(turn, rate))
         raw[f"workers: {name}"] = turns
         ratios = {
             "wall": statistics.median(two / one for (one, _), (two, _) in turns),

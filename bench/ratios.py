@@ -27,6 +27,7 @@ import compacting
 import contestants
 import exchanging
 import growth
+import limits
 import memory
 import opening
 import queues
@@ -110,6 +111,7 @@ def nanoseconds(laps: dict[str, Laps], clock: str) -> list[Figure]:
 
 PARTS: dict[str, Callable[[argparse.Namespace, str], tuple[list[tuple[str, list[Figure]]], dict[str, object]]]] = {
     "speed": compare_speed,
+    "limits": limits.measure,
     "memory": memory.measure,
     "growth": growth.measure,
     "open": opening.measure,

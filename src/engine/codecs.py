@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from typing import Any
 
 from seglog.engine.errors import CodecMissing, ConfigError
 
 NAMES = {"none": 0, "zstd": 1, "lz4": 2}
 
-Squeeze = Callable[[bytes], bytes]
-Expand = Callable[[bytes, int], bytes]  # (compressed, raw size) -> raw
+Blob = bytes | memoryview
+Squeeze = Callable[[Blob], bytes]
+Expand = Callable[[Blob, int], bytes]  # (compressed, raw size) -> raw
 
 
 def load(name: str) -> tuple[Squeeze, Expand]:
@@ -20,11 +21,24 @@ def load(name: str) -> tuple[Squeeze, Expand]:
             import zstandard
         except ImportError as error:
             raise _missing(name, "zstandard") from error
-        # One (de)compressor per call: they are cheap to make, and must not be shared between threads.
-        return (
-            lambda raw: zstandard.ZstdCompressor(level=3).compress(raw),
-            lambda small, size: _one_frame(zstandard, small, size),
-        )
+
+        class Own(threading.local):
+            """One of each for each thread: they must not be shared, and to make one costs more than to squeeze a kilobyte."""
+
+            def __init__(self) -> None:
+                self.squeeze = zstandard.ZstdCompressor(level=3).compress
+                self.expand = zstandard.ZstdDecompressor().decompress
+
+        own, told = Own(), zstandard.frame_content_size
+
+        def expand(small: Blob, size: int) -> bytes:
+            """What one Zstandard frame, and nothing behind it, is. What it says about its size is not taken for memory unseen."""
+            if told(small) not in (size, -1):
+                raise ValueError("the frame says another size")
+            raw: bytes = own.expand(small, max_output_size=size, allow_extra_data=False)
+            return raw
+
+        return lambda raw: own.squeeze(raw), expand
     if name == "lz4":
         try:
             import lz4.block
@@ -35,14 +49,6 @@ def load(name: str) -> tuple[Squeeze, Expand]:
             lambda small, size: lz4.block.decompress(small, uncompressed_size=size),
         )
     raise ConfigError(f"there is no codec {name!r}; choose one of {', '.join(NAMES)}", setting="codec", value=name)
-
-
-def _one_frame(zstandard: Any, small: bytes, size: int) -> bytes:
-    """What one Zstandard frame, and nothing behind it, expands to. What it says about its size is not taken for memory unseen."""
-    if zstandard.frame_content_size(small) not in (size, -1):
-        raise ValueError("the frame says another size")
-    raw: bytes = zstandard.ZstdDecompressor().decompress(small, max_output_size=size, allow_extra_data=False)
-    return raw
 
 
 def _missing(name: str, package: str) -> CodecMissing:

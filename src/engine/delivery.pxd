@@ -23,6 +23,7 @@ cdef class Delivery(Leases):
     cdef Message take(self, Level level, int64_t mono, int64_t wall)
     cdef Level pick(self)
     cdef list claim(self, int64_t n)
+    cdef int settle_one(self, Message m, object tx) except -1
     cdef Chunk chunk_of(self, Message m, int64_t *i)
     cdef int settle_leased(self, list messages, set chunks) except -1
     cdef Chunk find(self, Message m, int64_t *i)

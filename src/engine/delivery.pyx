@@ -314,13 +314,11 @@ cdef class Delivery(Leases):
 
     cdef bint has_chores(self) noexcept:
         """Whether there is something to be moved: to the dead letters, or from the delayed ones."""
-        cdef Level level
-        if (<Level>self.levels[self.priorities]).w.n[READY]:
-            return True
-        for level in self.levels:
-            if level.w.n[DOOMED]:
+        cdef int i
+        for i in range(self.priorities + 1):
+            if self.w[i].n[DOOMED]:
                 return True
-        return False
+        return self.w[self.priorities].n[READY] > 0
 
     def _do_chores(self):
         """What the layer above moves."""
@@ -478,12 +476,12 @@ cdef class Delivery(Leases):
                 return c
         raise lost(m)
 
-    def _settle_one(self, Message m not None, tx):
+    cdef int settle_one(self, Message m, object tx) except -1:
         cdef Chunk c
         cdef int64_t i = 0
         if tx is not None:
             self._add_settled(tx, [m], 0)
-            return
+            return 0
         self.lock()
         try:
             c = self.find(m, &i)
@@ -492,6 +490,7 @@ cdef class Delivery(Leases):
             self.unlock(self.freed)
         if self.first.fsync == 2:
             c.sync(self.shared.liveness)
+        return 0
 
     def ack(self, list messages not None, tx=None):
         """All of them are done. One hold of the lock; after LeaseLost none of them was acked. With `tx`, when that commits."""
@@ -542,7 +541,7 @@ cdef class Delivery(Leases):
             platform.failpoint("slot.stored")
             self.owners[owner_of(word)].leased -= 1
             if level.index < self.priorities:
-                self.q.acked += 1
+                self.owners[owner_of(word)].acked += 1
             n += 1
         if n:
             level.count_settled(c, block % CHUNK_BLOCKS, n)
@@ -771,7 +770,7 @@ cdef class Delivery(Leases):
                     "untouched": level.untouched(), "ready": level.w.n[READY], "leased": level.w.n[LEASED], "delayed": level.w.n[DELAYED],
                     "doomed": level.w.n[DOOMED], "waiting": level.w.n[WAITING], "cursor": level.w.cursor,
                     "fair": self.grouping == 2})
-            said = {"acked": self.q.acked, "expired": self.q.expired, "dropped": self.q.dropped, "dead": self.q.dead, "damaged": self.q.damaged,
+            said = {"acked": sum([self.owners[i].acked for i in range(SLOTS)]), "expired": self.q.expired, "dropped": self.q.dropped, "dead": self.q.dead, "damaged": self.q.damaged,
                     "consumers": sum([1 for i in range(SLOTS) if self.owners[i].word and self.shared.liveness.is_alive(self.owners[i].word)])}
         finally:
             self.unlock(False)

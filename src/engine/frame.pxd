@@ -64,4 +64,4 @@ cdef int64_t encode(
 ) except -1
 cdef int misfit(int64_t size, int64_t width, int64_t index) except -1
 cdef void seal_body(FrameHeader *h, int64_t body_length) noexcept nogil
-cdef int compress(Scratch scratch, int codec, object squeeze) except -1
+cdef int seal(Scratch scratch, int codec, object squeeze) except -1

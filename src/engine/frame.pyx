@@ -8,8 +8,10 @@ Every column starts at a multiple of 8; only those exist whose flag is set. The 
 base offset, epoch and the salted header hash are filled in under it (see `log`). This file encodes, checks and finds
 columns. It trusts nothing it reads: each function below returns a code, and no pointer it hands out leaves the frame.
 """
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_READ
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -278,7 +280,7 @@ cdef int64_t encode(
 ) except -1:
     """Build one frame from items `start .. stop-1` (of `select`, when given), as many as fit `bytes_max`, at least one.
 
-    `width`: what each value must have; -1: anything goes. Returns how many. All header fields are filled but base_offset, epoch and header_hash.
+    `width`: what each value must have; -1: anything goes. Returns how many. It is to be sealed; base_offset, epoch and header_hash come later.
     """
     cdef int64_t j, k, n = 0, size, first = -2, value_bytes = 0, key_bytes = 0, header_bytes = 0, total, at, blob
     cdef bint stride = True, nulls = False, key_nulls = False, any_key = False, spread = False
@@ -415,7 +417,7 @@ cdef int64_t encode(
             at += values.stride
     else:
         at += copy_blob(body + at, value_offsets, value_valid, values, select, start, n)
-    seal_body(h, at)
+    h.body_length = <uint32_t>at
     return n
 
 
@@ -427,19 +429,18 @@ cdef void seal_body(FrameHeader *h, int64_t body_length) noexcept nogil:
     h.body_hash = xxh3_64(body, body_length)
 
 
-cdef int compress(Scratch scratch, int codec, object squeeze) except -1:
-    """Replace the blobs by `int64 raw size, squeeze(blobs)` where that is smaller."""
+cdef int seal(Scratch scratch, int codec, object squeeze) except -1:
+    """The frame in `scratch` is complete: with a codec its blobs become `int64 raw size, squeeze(blobs)`, where that is smaller."""
     cdef FrameHeader *h = <FrameHeader *>(scratch.data + scratch.origin)
     cdef char *body = <char *>h + FRAME_HEADER
     cdef int64_t blob = columns_end(h), raw = h.body_length - blob
     cdef bytes small
-    if raw < 128:
-        return 0                    # a codec's own header would eat the gain
-    small = squeeze(PyBytes_FromStringAndSize(body + blob, raw))
-    if PyBytes_GET_SIZE(small) + 8 >= raw:
-        return 0
-    h.codec = codec
-    memcpy(body + blob, &raw, 8)
-    memcpy(body + blob + 8, PyBytes_AS_STRING(small), PyBytes_GET_SIZE(small))
-    seal_body(h, blob + 8 + PyBytes_GET_SIZE(small))
+    if codec != CODEC_NONE and raw >= 128:      # of less, a codec's own header would eat the gain
+        small = squeeze(PyMemoryView_FromMemory(body + blob, raw, PyBUF_READ))
+        if PyBytes_GET_SIZE(small) + 8 < raw:
+            h.codec = codec
+            memcpy(body + blob, &raw, 8)
+            memcpy(body + blob + 8, PyBytes_AS_STRING(small), PyBytes_GET_SIZE(small))
+            h.body_length = <uint32_t>(blob + 8 + PyBytes_GET_SIZE(small))
+    seal_body(h, h.body_length)
     return 0

@@ -80,7 +80,7 @@ cdef enum:
     QUEUE_VERSION = 1
     QUEUE_LEVELS = 8192                 # where LevelWords begin: 258 of them
     QUEUE_OWNERS = 45056                # where OwnerWords begin, one per process slot
-    QUEUE_BYTES = 61440                 # the whole file
+    QUEUE_BYTES = 110592                # the whole file
     LEVELS_MAX = 258
 
     # ---- shared memory of a store: process slots ----
@@ -286,7 +286,6 @@ cdef struct QueueWords:                 # behind the lock and the bell of the fi
     int64_t settle_seen                 # the log of acks in transactions was taken in up to here
     int64_t probed                      # us, monotonic: when the owners' lives were last asked for
     int64_t active                      # single active consumer: liveness word << 32 | number; 0: nobody
-    int64_t acked
     int64_t expired
     int64_t dropped
     int64_t dead
@@ -316,6 +315,8 @@ cdef struct OwnerWords:                 # the process that has this slot of the 
     uint32_t word
     uint32_t _pad
     int64_t leased
+    int64_t acked                       # by whoever had this row
+    uint64_t _pad0[5]                   # a line of its own: two that work at once store here at each receive and ack
 
 
 cdef enum:

@@ -3,9 +3,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from seglog.engine.frame cimport Entry
 from seglog.engine.groups cimport Groups
-from seglog.engine.layout cimport OwnerWords, QueueWords
+from seglog.engine.layout cimport LevelWords, OwnerWords, QueueWords
 from seglog.engine.log cimport Log
 from seglog.engine.mapping cimport Mapping
+from seglog.engine.message cimport Home
 from seglog.engine.shared cimport Shared
 from seglog.engine.slots cimport Chunk, Level
 
@@ -17,7 +18,7 @@ cdef enum:                          # why a message was settled, besides that it
     MOVED = 4
 
 
-cdef class Leases:
+cdef class Leases(Home):
     cdef readonly bint shut
     cdef tuple levels               # of Level; the last one: delayed messages
     cdef int priorities
@@ -26,6 +27,7 @@ cdef class Leases:
     cdef Shared shared
     cdef Mapping mapping
     cdef QueueWords *q
+    cdef LevelWords *w              # of each level
     cdef OwnerWords *owners
     cdef int64_t lease_us, max_lease_us, ttl_us
     cdef int max_attempts

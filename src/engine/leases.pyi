@@ -3,11 +3,11 @@ from collections.abc import Sequence
 from typing_extensions import disjoint_base
 
 from seglog.engine.log import Log
-from seglog.engine.message import Message
+from seglog.engine.message import Home, Message
 from seglog.engine.transactions import Transaction
 
 @disjoint_base
-class Leases:
+class Leases(Home):
     @property
     def shut(self) -> bool: ...
     def _attach(

@@ -30,7 +30,7 @@ from seglog.engine.layout cimport (
 from seglog.engine.liveness cimport boot_hash
 from seglog.engine.log cimport Log
 from seglog.engine.mapping cimport map_fd
-from seglog.engine.message cimport Message, attribute, lost, number_attribute
+from seglog.engine.message cimport Home, Message, attribute, lost, number_attribute
 from seglog.engine.shared cimport Shared
 from seglog.engine.slots cimport (
     DECIDED, DELAYED, DOOMED, LEASED, READY, SETTLED, UNTOUCHED, WAITING, Chunk, Level, attempts_of, block_min, deliveries_of, owner_of, reason_of,
@@ -50,7 +50,7 @@ cdef enum:
 cdef int64_t _handles = 0
 
 
-cdef class Leases:
+cdef class Leases(Home):
     """The shared part of a queue; `Delivery` is made on top of it."""
 
     # ---- opening ----------------------------------------------------------------------------------------------------
@@ -99,9 +99,10 @@ cdef class Leases:
                 self.shared = shared
                 self.q = q = <QueueWords *>(self.mapping.data + SHARED_BYTES)
                 self.owners = <OwnerWords *>(self.mapping.data + QUEUE_OWNERS)
+                self.w = <LevelWords *>(self.mapping.data + QUEUE_LEVELS)
                 for i, log in enumerate(logs):
                     level = Level(log, i, folder)
-                    level.w = <LevelWords *>(self.mapping.data + QUEUE_LEVELS) + i
+                    level.w = self.w + i
                     levels.append(level)
                     log.shared.also, log.shared.keeps = &w.bell, self.mapping
                 self.levels = tuple(levels)
@@ -203,7 +204,9 @@ cdef class Leases:
         if anew:
             self.q.settle_seen = self.settled.first_offset
             self.take_in_settled()
-            self.q.acked = self.q.expired = self.q.dropped = self.q.dead = 0
+            self.q.expired = self.q.dropped = self.q.dead = 0
+            for i in range(SLOTS):
+                self.owners[i].acked = 0
             for level in self.levels[:self.priorities]:
                 self.review(level)
             self.delay_again(<Level>self.levels[self.priorities])
@@ -296,7 +299,7 @@ cdef class Leases:
             self.let_next(level, g)
         if level.index < self.priorities:
             if reason == 0:
-                self.q.acked += 1
+                self.owners[owner_of(word)].acked += 1
             elif reason == EXPIRED:
                 self.q.expired += 1
             elif reason == MAXLEN:
@@ -537,17 +540,16 @@ cdef class Leases:
 
     cdef int sweep(self, int64_t mono, int64_t wall) except -1:
         """Under the lock: all that is to be done by time. A few comparisons when there is nothing."""
-        cdef Level level
-        cdef Level delayed = <Level>self.levels[self.priorities]
+        cdef int i
         if (platform.monotonic_us() if self.virtual else mono) - self.q.probed >= PROBE_US:
             self.probe()
-        if platform.load_i64(&delayed.log.w.next_offset) > delayed.w.cursor:
+        if platform.load_i64(&(<Level>self.levels[self.priorities]).log.w.next_offset) > self.w[self.priorities].cursor:
             self.take_in_delayed(wall)
-        for level in self.levels:
-            if mono >= level.w.lease_min:
-                self.sweep_leases(level, mono, -1)
-            if wall >= level.w.due_min:
-                self.sweep_dues(level, wall)
+        for i in range(self.priorities + 1):
+            if mono >= self.w[i].lease_min:
+                self.sweep_leases(<Level>self.levels[i], mono, -1)
+            if wall >= self.w[i].due_min:
+                self.sweep_dues(<Level>self.levels[i], wall)
         return 0
 
     cdef int take_in_delayed(self, int64_t wall) except -1:

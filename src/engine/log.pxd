@@ -50,4 +50,4 @@ cdef class Log(Tail):
     cdef int note(self, object loss) except -1
     cdef list verify_segment(self, list bases, Py_ssize_t n, int64_t limit)
     cdef Batch following(self, Batch before, int64_t stop, int64_t max_records)
-    cdef Batch collect(self, int64_t offset, int64_t stop, int64_t max_records, int64_t max_bytes)
+    cdef Batch collect(self, int64_t offset, int64_t stop, int64_t max_records, int64_t max_bytes, bint check_hashes=*)

@@ -13,9 +13,11 @@ Shared fields of one Log among threads: the dicts and lists for reading are repl
 import bisect
 import os
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_READ
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -24,8 +26,8 @@ from seglog.engine.batch cimport Batch
 from seglog.engine.checksum cimport xxh3_64
 from seglog.engine.decisions cimport Decisions
 from seglog.engine.frame cimport (
-    FRAME_BODY_BAD, FRAME_HEADER_BAD, FRAME_OK, FRAME_UNKNOWN, Columns, Scratch, body_check, columns_end, columns_parse, compress, encode,
-    frame_check, misfit, why,
+    FRAME_BODY_BAD, FRAME_HEADER_BAD, FRAME_OK, FRAME_UNKNOWN, Columns, Scratch, body_check, columns_end, columns_parse, encode,
+    frame_check, misfit, seal, why,
 )
 from seglog.engine.index cimport Index, build_index, open_index
 from seglog.engine.layout cimport (
@@ -258,8 +260,7 @@ cdef class Log(Tail):
                 took = encode(
                     scratch, values, keys, headers, timestamps, now, select, at, n, self.batch_bytes, self.record_bytes_max,
                     self.width)
-                if self.codec:
-                    compress(scratch, self.codec, self.squeeze)
+                seal(scratch, self.codec, self.squeeze)
                 offset = self.commit(<FrameHeader *>scratch.data, scratch.data + FRAME_HEADER)
                 if spans and spans[-1].stop == offset:
                     spans[-1] = Span(self.partition, spans[-1].start, offset + took)
@@ -437,15 +438,16 @@ cdef class Log(Tail):
         if h.codec not in self.expand:
             self.expand[h.codec] = codecs.load([n for n, c in codecs.NAMES.items() if c == h.codec][0])[1]
         try:
-            out = self.expand[h.codec](PyBytes_FromStringAndSize(body + blob + 8, h.body_length - blob - 8), raw)
+            out = self.expand[h.codec](PyMemoryView_FromMemory(<char *>body + blob + 8, h.body_length - blob - 8, PyBUF_READ), raw)
         except MemoryError:
             raise
         except Exception:
             return None
         return out if PyBytes_GET_SIZE(out) == raw else None
 
-    cdef Batch collect(self, int64_t offset, int64_t stop, int64_t max_records, int64_t max_bytes):
-        """The batch that starts with the first record at or after `offset` and below `stop`; None when there is none."""
+    cdef Batch collect(self, int64_t offset, int64_t stop, int64_t max_records, int64_t max_bytes, bint check_hashes=True):
+        """The batch that starts with the first record at or after `offset` and below `stop`; None when there is none. Headers of frames are
+        always checked, and that columns lie within them; the hashes of bodies where `check_hashes` says so."""
         cdef list bases
         cdef Segment segment
         cdef Py_ssize_t i
@@ -522,7 +524,7 @@ cdef class Log(Tail):
                             self.width >= 0 and (h.count > 1 or batch.several))):
                         return batch                    # with a dtype, what stands in one frame is one array
                     # Small reads through a large frame come back to it: its hash was right a moment ago.
-                    if self.checked != position ^ <int64_t>segment.salt:
+                    if check_hashes and self.checked != position ^ <int64_t>segment.salt:
                         code = body_check(h)
                         if code == FRAME_OK:
                             self.checked = position ^ <int64_t>segment.salt
@@ -668,11 +670,11 @@ cdef class Log(Tail):
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
-    def read(self, offset, max_records=10000, max_bytes=1048576, *, bint durable=False, stop=-1):
+    def read(self, offset, max_records=10000, max_bytes=1048576, *, bint durable=False, stop=-1, bint check_hashes=True):
         """The batch that starts with the first record at or after `offset`; None when nothing is there (yet).
 
         `max_bytes` counts frames; the first frame is given whole, whatever its size. `durable`: only what survives a power cut.
-        `stop`: the first offset not wanted. Raises OffsetOutOfRange outside `first_offset .. next_offset`, CorruptBatch (with
+        `stop`: the first offset not wanted. `check_hashes`: False leaves values unread until somebody looks. Raises OffsetOutOfRange outside `first_offset .. next_offset`, CorruptBatch (with
         `resume_offset`) at damage unless the log was opened with recover="skip". *O(log segments)*, then the bytes once through
         the hash.
         """
@@ -691,7 +693,7 @@ cdef class Log(Tail):
             limit = min(limit, until)
         if at == limit and platform.load_u32(&self.w.pending):
             self.finish()           # whoever comes next sees it
-        batch = self.collect(at, limit, records, size)
+        batch = self.collect(at, limit, records, size, check_hashes)
         while batch is None and at < limit:
             # All of that was compacted away, for the sake of records that came after the look at the watermark.
             before = limit
@@ -700,7 +702,7 @@ cdef class Log(Tail):
                 limit = min(limit, until)
             if limit <= before:
                 break
-            batch = self.collect(at, limit, records, size)
+            batch = self.collect(at, limit, records, size, check_hashes)
         return batch
 
     def record(self, offset):
@@ -710,7 +712,7 @@ cdef class Log(Tail):
             self._out_of_range(offset)
         return batch[0]
 
-    def batches(self, start=-1, stop=-1, max_records=10000, max_bytes=1048576, *, bint durable=False):
+    def batches(self, start=-1, stop=-1, max_records=10000, max_bytes=1048576, *, bint durable=False, bint check_hashes=True):
         """Batches from `start` (default: the first record) up to `stop`, or up to what is there when the iteration gets there."""
         if self.shut:
             self.check_state()
@@ -718,7 +720,7 @@ cdef class Log(Tail):
             start = self.first_offset
         cdef Batch batch
         while stop < 0 or start < stop:
-            batch = self.read(start, max_records, max_bytes, durable=durable, stop=stop)
+            batch = self.read(start, max_records, max_bytes, durable=durable, stop=stop, check_hashes=check_hashes)
             if batch is None:
                 return
             yield batch

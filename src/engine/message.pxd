@@ -5,8 +5,11 @@ from seglog.engine.frame cimport Entry
 from seglog.engine.record cimport Record
 
 
+cdef class Home
+
+
 cdef class Message(Record):
-    cdef object home                # the queue
+    cdef Home home                  # the queue
     cdef readonly int attempts      # this one included; `release` takes one back
     cdef readonly int deliveries
     cdef readonly int64_t first_received_at     # us since the epoch
@@ -16,6 +19,10 @@ cdef class Message(Record):
 
     cdef void show(self, const Entry *e, object batch, int64_t level) noexcept
     cdef bytes own(self, const char *name, int size)
+
+
+cdef class Home:
+    cdef int settle_one(self, Message m, object tx) except -1
 
 
 cdef const char *attribute(const Entry *e, const char *name, int size, int64_t *value_size) noexcept

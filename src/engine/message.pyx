@@ -134,7 +134,7 @@ cdef class Message(Record):
 
     def ack(self, tx=None):
         """It is done, and never comes again. With `tx`, when that commits. About 100 ns; with fsync="always" an fdatasync."""
-        self.home._settle_one(self, tx)
+        self.home.settle_one(self, tx)
 
     def nack(self, delay=None, error=None):
         """It failed: it comes again, after `delay` seconds (default: the queue's backoff), or goes to the dead letters after `max_attempts`;
@@ -163,3 +163,10 @@ cdef object lost(Message m):
     return LeaseLost(
         f"message {m.partition}:{m.offset} is no longer this delivery's ({m.deliveries}): its lease ended, it was settled, or it was only looked at. "
         "Nothing was changed: whoever received it last says what becomes of it.", offset=m.offset, priority=m.partition, deliveries=m.deliveries)
+
+
+cdef class Home:
+    """What messages come from, and go back to: a queue."""
+
+    cdef int settle_one(self, Message m, object tx) except -1:
+        raise NotImplementedError

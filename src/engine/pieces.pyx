@@ -20,8 +20,8 @@ from libc.string cimport memcpy, memset
 from seglog.engine cimport platform
 from seglog.engine.checksum cimport xxh3_64_seed
 from seglog.engine.frame cimport (
-    FRAME_HEADER_BAD, FRAME_OK, FRAME_SHORT, Columns, Entry, Scratch, body_check, columns_end, columns_parse, compress, frame_check,
-    seal_body,
+    FRAME_HEADER_BAD, FRAME_OK, FRAME_SHORT, Columns, Entry, Scratch, body_check, columns_end, columns_parse, frame_check,
+    seal,
 )
 from seglog.engine.layout cimport (
     CODEC_NONE, FIXED_STRIDE, FRAME_HASHED, FRAME_HEADER, FRAME_MAGIC, HAS_DELTAS, HAS_HEADERS, HAS_KEY_NULLS, HAS_KEYS, HAS_NULLS,
@@ -335,12 +335,10 @@ cdef class Writer:
                 else:
                     memset(body + at + self.used[k], 0, align8(self.used[k]) - self.used[k])
                     at += align8(self.used[k])
-            seal_body(h, at)
-        if self.codec != CODEC_NONE:
-            if self.codec not in self.squeezers:
-                self.squeezers[self.codec] = codecs.load([name for name, c in codecs.NAMES.items() if c == self.codec][0])[0]
-            compress(scratch, self.codec, self.squeezers[self.codec])
-            h = <FrameHeader *>scratch.data
+            h.body_length = <uint32_t>at
+        if self.codec != CODEC_NONE and self.codec not in self.squeezers:
+            self.squeezers[self.codec] = codecs.load([name for name, c in codecs.NAMES.items() if c == self.codec][0])[0]
+        seal(scratch, self.codec, self.squeezers.get(self.codec))
         length = frame_length(h)
         if self.bounded and self.position + length > self.limit:
             return False

@@ -6,6 +6,8 @@ It keeps the map alive. Nothing here changes after it was made, so threads may s
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.float cimport PyFloat_CheckExact
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
@@ -92,6 +94,11 @@ cdef Position new_position(int64_t partition, int64_t offset):
 
 cdef int64_t to_offset(object number) except? -1:
     """An offset from any integer, never from a float. What 63 bits cannot hold becomes the nearest that they can."""
+    cdef int over = 0
+    cdef long long n
+    if PyLong_CheckExact(number):
+        n = PyLong_AsLongLongAndOverflow(number, &over)
+        return max(n, -0x7FFFFFFFFFFFFFFF) if over == 0 else over * 0x7FFFFFFFFFFFFFFF
     number = _index(number)
     return max(min(number, 0x7FFFFFFFFFFFFFFF), -0x7FFFFFFFFFFFFFFF)
 
@@ -101,7 +108,7 @@ cdef int64_t timeout_us(object seconds) except? -2:
     cdef double s
     if seconds is None:
         return -1
-    if isinstance(seconds, _datetime.timedelta):
+    if not PyFloat_CheckExact(seconds) and not PyLong_CheckExact(seconds) and isinstance(seconds, _datetime.timedelta):
         seconds = seconds.total_seconds()
     s = seconds
     if s != s:

@@ -20,13 +20,13 @@ from seglog.engine.layout cimport SHARED_FAILED
 from seglog.engine.errors import LockTimeout
 
 cdef enum:
-    # In pauses, of 10 to 50 ns each: in all longer than any lock hold that does no system call.
-    SPINS = 400
+    # In pauses, of 10 to 50 ns each: longer than a hold for a batch, and than being woken takes.
+    SPINS = 2000
     # Between two looks. A look takes the lock's cache line from its holder, and a lock that changes hands takes the tail's and the
     # last frame's too, which costs more than an append. So the first look comes late, and the next ones later: meanwhile
     # the other appends several times, at the speed of one that is alone.
     LOOK_FIRST = 8
-    LOOK_LAST = 64
+    LOOK_LAST = 200
     SLICE_US = 50000                # the longest nap: signals and deaths are noticed that soon
 
 

@@ -17,6 +17,7 @@ import bisect
 import errno
 import os
 
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -253,25 +254,31 @@ cdef class Level:
         return None
 
     cdef Chunk made(self, int64_t number):
-        cdef Chunk c
+        """Header, blocks and the first slots are written in one go, and mapped then: to touch each page in the map costs several times as much."""
         cdef str path = self.path_of(number)
         cdef str new = path + ".new"
         cdef int fd = open_file(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC), rc
+        cdef bytes image = bytes(CHUNK_FIRST + 4096)
+        cdef ChunkHeader *h = <ChunkHeader *>PyBytes_AS_STRING(image)
+        cdef Block *blocks = <Block *>(PyBytes_AS_STRING(image) + CHUNK_HEADER)
+        cdef Chunk c
         try:
+            h.magic, h.version, h.level, h.number = CHUNK_MAGIC, CHUNK_VERSION, <uint32_t>self.index, number
+            h.partition_id = self.log.w.partition_id
+            h.hash = xxh3_64(<const char *>h, 32)
+            h.allocated = CHUNK_GROWS
+            h.lease_min = h.due_min = NEVER
+            for i in range(CHUNK_BLOCKS):
+                blocks[i].lease_min = blocks[i].due_min = NEVER
             os.ftruncate(fd, CHUNK_BYTES)
             rc = platform.allocate(fd, CHUNK_FIRST + CHUNK_GROWS * <int64_t>sizeof(MessageSlot))
             if rc == -errno.EOPNOTSUPP:
-                rc = platform.pwrite_all(fd, bytes(CHUNK_FIRST + CHUNK_GROWS * sizeof(MessageSlot)), CHUNK_FIRST + CHUNK_GROWS * <int64_t>sizeof(MessageSlot), 0)
+                rc = platform.pwrite_all(fd, bytes(CHUNK_GROWS * sizeof(MessageSlot)), CHUNK_GROWS * <int64_t>sizeof(MessageSlot), CHUNK_FIRST)
+            if rc == 0:
+                rc = platform.pwrite_all(fd, PyBytes_AS_STRING(image), CHUNK_FIRST + 4096, 0)
             if rc:
                 raise os_error(rc, "cannot allocate the delivery state in", path)
             c = map_chunk(path, fd)
-            c.h.magic, c.h.version, c.h.level, c.h.number = CHUNK_MAGIC, CHUNK_VERSION, <uint32_t>self.index, number
-            c.h.partition_id = self.log.w.partition_id
-            c.h.hash = xxh3_64(<const char *>c.h, 32)
-            c.h.allocated = CHUNK_GROWS
-            c.h.lease_min = c.h.due_min = NEVER
-            for i in range(CHUNK_BLOCKS):
-                c.blocks[i].lease_min = c.blocks[i].due_min = NEVER
             if self.log.fsync != FSYNC_NEVER:
                 rc = platform.datasync(fd)          # whoever finds the name after a power cut finds a chunk
                 if rc:

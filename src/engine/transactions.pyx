@@ -33,7 +33,7 @@ from seglog.engine cimport platform
 from seglog.engine.checksum cimport xxh3_64
 from seglog.engine.batch cimport Walk
 from seglog.engine.decisions cimport Decisions
-from seglog.engine.frame cimport Entry, Scratch, compress, encode, misfit
+from seglog.engine.frame cimport Entry, Scratch, encode, misfit, seal
 from seglog.engine.layout cimport (
     FIXED_STRIDE, FRAME_HEADER, FRAME_MAGIC, IN_TRANSACTION, LOWEST, MARK_UNSYNCED, SEGMENT_BYTES_MAX, SEGMENT_HEADER, FrameHeader, Mark, PlaceSlot,
     align8, frame_length,
@@ -533,15 +533,20 @@ cdef class Part:
     ) except -1:
         """Items 0 .. n-1 (of `select`, when given), in as many frames as they need."""
         cdef Log log = self.log
-        cdef int64_t at = 0, now = log.now() if timestamps == NULL else 0
+        # A codec lets go of the GIL: what it reads is nobody else's.
+        cdef Scratch scratch = Scratch.__new__(Scratch) if log.codec else self.frames
+        cdef int64_t at = 0, now = log.now() if timestamps == NULL else 0, length
         log.check_dtype(values)
         while at < n:
-            self.frames.origin = self.size
+            scratch.origin = 0 if log.codec else self.size
             at += encode(
-                self.frames, values, keys, headers, timestamps, now, select, at, n, log.batch_bytes, log.record_bytes_max,
+                scratch, values, keys, headers, timestamps, now, select, at, n, log.batch_bytes, log.record_bytes_max,
                 log.width)
+            seal(scratch, log.codec, log.squeeze)
             if log.codec:
-                compress(self.frames, log.codec, log.squeeze)
+                length = frame_length(<FrameHeader *>scratch.data)
+                self.frames.reserve(self.size + length)
+                memcpy(self.frames.data + self.size, scratch.data, length)
             self.added(<FrameHeader *>(self.frames.data + self.size))
         return 0
 

@@ -42,6 +42,26 @@ def is_view(array):
     return isinstance(array.base, Frames) or (isinstance(array.base, memoryview) and isinstance(array.base.obj, Frames))
 
 
+def test_values_that_nobody_checks_are_not_told_when_they_rot_but_frames_are(store):
+    topic = store.topic("numbers", dtype="<i8")
+    topic.send_many(np.arange(1000, 2000))
+    topic.send_many(np.arange(5000, 6000))
+    (path,) = (Path(store.path) / "topics" / "numbers").rglob("*.log")
+    with open(path, "r+b") as file:
+        file.seek(path.read_bytes().index((1500).to_bytes(8, "little")))
+        file.write((7).to_bytes(8, "little"))
+    with pytest.raises(seglog.CorruptBatch, match="its body"):
+        list(topic.batches())
+    first, second = topic.batches(check_hashes=False)
+    assert first.values[500] == 7
+    assert (second.values == np.arange(5000, 6000)).all()
+    with open(path, "r+b") as file:
+        file.seek(4096 + 16)  # what the first frame says of how many records it has
+        file.write((1001).to_bytes(4, "little"))
+    with pytest.raises(seglog.CorruptBatch, match="its header"):
+        list(topic.batches(check_hashes=False))
+
+
 # ---- topics with a dtype ----------------------------------------------------------------------------
 
 
