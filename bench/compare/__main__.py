@@ -1,4 +1,4 @@
-"""The comparison: `make compare`, or `PYTHONPATH=bench python -m compare --only produce latency --peers seglog lmdb`.
+"""The comparison: `make compare`, or `PYTHONPATH=bench python -m compare --only produce latency --peers lmdb seglog`.
 
 Writes docs/benchmarks: the raw figures as JSON, a chart for each workload, and a page with all of them. A run of some workloads
 renews those and keeps the others, each with the machine and the commit that it was measured on.

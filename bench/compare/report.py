@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,6 +132,11 @@ def verdict(one: Result) -> str:
     return "; ".join(said)
 
 
+def anchor(title: str) -> str:
+    """As GitHub makes it from a heading."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
 def also(one: Result) -> str:
     row = one.best_of_ours()
     return f" ({row.name} takes {row.times:.2f} of it)" if row else ""
@@ -157,10 +163,10 @@ def page(results: list[Result], images: dict[str, str]) -> list[str]:
     ]
     lines += losses or ["Nowhere, in this run."]
     lines += ["", "## What was wanted", "", "| | seglog's speed |", "| --- | --- |"]
-    lines += [f"| [{one.title}](#{one.key}) | {verdict(one)} |" for one in results]
+    lines += [f"| [{one.title}](#{anchor(one.title)}) | {verdict(one)} |" for one in results]
     for one in results:
         about = one.about
-        lines += ["", f'<a id="{one.key}"></a>', "", f"## {one.title[0].upper()}{one.title[1:]}", ""]
+        lines += ["", f"## {one.title[0].upper()}{one.title[1:]}", ""]
         if one.key in images:
             lines += [f"![{one.title}]({images[one.key]})", ""]
         lines += table(one)
