@@ -7,6 +7,7 @@
 #   make compare    numbers against others         make wheel   wheel and sdist into dist/
 #   make build      recompile what changed         make packaging   install them, on every Python here
 #   make coverage   what the suite reaches         make clean       forget all of it
+#   make bench-check   is anything slower than it was    make compare-servers   install the servers of `make compare`
 #   make chaos, soak, fuzz, groups, pipeline, queues, traps   the long forms of tests/stress and tests/fuzz
 #   make kills, make power, make damage, make io   the long forms of tests/crash
 #
@@ -16,7 +17,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench compare build debug asan tsan stubs wheel packaging coverage chaos soak fuzz groups pipeline queues traps kills power damage io clean types
+.PHONY: demo test check bench bench-check bench-baseline compare compare-servers build debug asan tsan stubs wheel packaging coverage chaos soak fuzz groups pipeline queues traps kills power damage io clean types
 
 # The first that runs: a name on PATH may be a pyenv shim for a version that is not there.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -51,8 +52,27 @@ stubs: build types
 bench: build
 	$(BIN)/python bench/ratios.py $(ARGS)
 
-compare: build
-	$(BIN)/python bench/compare/peers.py $(ARGS)
+# Is anything slower than bench/baseline.json says?
+bench-check: build
+	$(BIN)/python -m pytest bench -q --check=check -p no:cacheprovider -W ignore::pytest_benchmark.logger.PytestBenchmarkWarning --timeout=600 $(ARGS)
+
+bench-baseline: build
+	$(BIN)/python -m pytest bench -q --check=renew -p no:cacheprovider -W ignore::pytest_benchmark.logger.PytestBenchmarkWarning --timeout=600 $(ARGS)
+
+# Peers that cannot be installed are named by the run, and left out.
+compare: build $(VENV)/.compare
+	PYTHONPATH=bench $(BIN)/python -m compare $(ARGS)
+
+$(VENV)/.compare: bench/compare/requirements.txt $(VENV)/.installed
+	$(BIN)/python -m pip install -q -r $< || \
+		for each in $$(grep -v '^#' $<); do $(BIN)/python -m pip install -q "$$each" || true; done
+	@touch $@
+
+SERVERS := redis-server nats-server rabbitmq-server openjdk-17-jre-headless maven
+compare-servers:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get install -y --no-install-recommends $(SERVERS); \
+	else echo "as root: apt-get install --no-install-recommends $(SERVERS)"; fi
+	mvn -q -B -f bench/compare/kafka.pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/build/kafka
 
 wheel: build
 	rm -rf dist

@@ -68,12 +68,12 @@ class Seglog:
         message.ack()
         return message.value
 
-    def many(self, values: list[bytes]) -> int:
+    def many(self, values: list[bytes]) -> list[bytes | None]:
         queue = self.queue
         queue.send_many(values)
         messages = queue.receive(100, 0)
         queue.ack(messages)
-        return len(messages)
+        return [message.value for message in messages]
 
 
 class RocksQ:
@@ -92,9 +92,9 @@ class RocksQ:
         self.queue.push([value], no_gil=False)
         return self.queue.pop(1, no_gil=False)[0]
 
-    def many(self, values: list[bytes]) -> int:
+    def many(self, values: list[bytes]) -> list[bytes]:
         self.queue.push(values, no_gil=False)
-        return len(self.queue.pop(len(values), no_gil=False))
+        return list(self.queue.pop(len(values), no_gil=False))
 
 
 class LMDBQueue:
@@ -205,7 +205,7 @@ def in_batches(peer: Any, load: Load) -> int:
     batches = [load.values[at : at + 100] for at in range(0, len(load.values), 100)]
     while done < 10 * peer.records:
         for batch in batches:
-            done += many(batch)
+            done += len(many(batch))
     return done
 
 

@@ -1,0 +1,1 @@
+"""Compare: seglog beside what a user would pick instead, in turns, in one run: `make compare`, docs/benchmarks."""
