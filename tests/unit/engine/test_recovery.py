@@ -18,6 +18,7 @@ import xxhash
 from seglog.engine import liveness
 from seglog.engine.errors import CorruptStore, OffsetOutOfRange, PartitionFailed, UnsupportedFormat
 from seglog.engine.log import Log
+from seglog.engine.segment import describe_segment
 
 SMALL = 65_536
 PAGE = 4096
@@ -592,3 +593,24 @@ def test_a_failed_sync_is_a_clear_error():
     error = PartitionFailed("text", path="p", durable_offset=3)
     assert isinstance(error, OSError)
     assert (error.errno, error.durable_offset) == (5, 3)
+
+
+def test_with_always_the_mark_is_at_most_256_kib_behind_and_not_written_at_each_sync(tmp_path):
+    path = str(tmp_path / "log")
+
+    def newest():
+        (file,) = segments(tmp_path / "log")
+        return max((mark for mark in describe_segment(str(file))["marks"] if mark), key=lambda mark: mark["sequence"])
+
+    with Log(path, fsync="always", segment_bytes=1 << 21) as log:
+        log.append(b"the first")
+        before = newest()["sequence"]
+        for count in range(1, 101):
+            log.append(b"x" * 10_000)
+            stored = 4096 + 64 + 16 + count * (64 + 10_000)
+            assert stored - newest()["durable_position"] <= (256 << 10) + 2 * (64 + 10_000)
+        assert 2 <= newest()["sequence"] - before <= 5, "a second place to write to makes each sync longer"
+    # What a cut leaves of an "always" log is judged by crash/power; here: a reboot begins at the mark, and finds the rest.
+    reboot(tmp_path / "log")
+    with Log(path, fsync="always", segment_bytes=1 << 21) as log:
+        assert [len(value) for value in values(log)] == [9] + [10_000] * 100
