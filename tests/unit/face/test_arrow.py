@@ -67,7 +67,9 @@ def test_any_range_can_be_asked_for(topic):
     for start, stop in ((0, n), (1, n - 1), (n // 3, n // 2), (n - 1, n), (n, n), (0, 1), (7, 7)):
         assert rows(topic.arrow(start, stop)) == everything[start:stop]
     assert rows(topic.arrow("latest")) == []
-    assert rows(topic.arrow(isolation="durable")) == everything[: topic.logs[0].durable_offset]
+    before, durable = topic.logs[0].durable_offset, rows(topic.arrow(isolation="durable"))
+    assert durable == everything[: len(durable)]
+    assert before <= len(durable) <= topic.logs[0].durable_offset  # upkeep syncs beside us
     with pytest.raises(seglog.OffsetOutOfRange):
         topic.arrow(n + 1)
 
