@@ -28,6 +28,7 @@ cdef class Log(Tail):
     cdef list bases
     cdef int64_t bases_version
     cdef dict open_segments, indexes, survivors
+    cdef dict newest                # base of a segment: the highest timestamp in it, once it was looked at; of these bases
     cdef int64_t checked            # the frame whose body was hashed last: its position, xor its segment's salt
 
     cdef int64_t append_record(self, object value, object key, object headers, object timestamp) except -1

@@ -168,7 +168,7 @@ cdef class Log(Tail):
         self.clock, self.decisions = clock, decisions
         self.losses = ()
         self.dtype, self.width = dtype, -1 if dtype is None else dtype.itemsize
-        self.bases, self.bases_version, self.open_segments, self.indexes, self.survivors = [], -1, {}, {}, {}
+        self.bases, self.bases_version, self.open_segments, self.indexes, self.survivors, self.newest = [], -1, {}, {}, {}, {}
         self.spare = Scratch.__new__(Scratch)
         self._open(create, liveness, lock_timeout)
 
@@ -321,7 +321,7 @@ cdef class Log(Tail):
                 self.survivors.pop(base, None)
         # Another thread may have listed meanwhile, and a newer version: its list must not give way to this one under its
         # number. So the two are put down together, at the end, with nothing between them that could let another thread in.
-        self.bases, self.bases_version = bases, version
+        self.bases, self.bases_version, self.newest = bases, version, {}
         return bases
 
     cdef bint replaced(self, Segment segment) except -1:
@@ -788,9 +788,12 @@ cdef class Log(Tail):
             self.check_state()
         cdef int64_t wanted = to_us(timestamp), i, position, expected, end, found, first = self.first_offset
         cdef list bases = self.current_bases()
+        cdef dict newest = self.newest          # goes with these bases
         cdef Segment segment
         cdef Index index
         for n in range(len(bases)):
+            if newest.get(bases[n], wanted) < wanted:
+                continue
             end = self.end_of(bases, n)
             if end <= first:
                 continue
@@ -799,8 +802,11 @@ cdef class Log(Tail):
             except (FileNotFoundError, CorruptSegment):
                 continue
             index = self.index_of(segment, end)
-            if index.header.flags & INDEX_SEALED and index.header.max_timestamp < wanted:
-                continue
+            if index.header.flags & INDEX_SEALED:
+                # More segments than are kept open would be opened anew by each call.
+                newest[bases[n]] = index.header.max_timestamp
+                if index.header.max_timestamp < wanted:
+                    continue
             i = index.before_time(wanted)
             position = index.entries[i].position if i >= 0 else SEGMENT_HEADER
             expected = segment.base_offset + (index.entries[i].offset_delta if i >= 0 else 0)

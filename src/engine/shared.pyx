@@ -45,8 +45,11 @@ cdef class Shared:
                 platform.cpu_pause()
             spun += pauses
             pauses = min(2 * pauses, <int>LOOK_LAST)
-            if platform.load_u32(&w.lock) == 0 and platform.cas_u32(&w.lock, 0, me):
+            holder = platform.load_u32(&w.lock)
+            if holder == 0 and platform.cas_u32(&w.lock, 0, me):
                 return 1
+            if holder == me and not platform.FREE_THREADED:
+                break               # another thread of ours, which needs the GIL to go on
         deadline = platform.monotonic_us() + self.lock_timeout_us
         while True:
             with nogil:
