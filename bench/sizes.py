@@ -223,6 +223,9 @@ def table(chart: Chart) -> str:
     return "\n".join([f"## {chart.title}", "", picture, "", head, "| --- |" + " ---: |" * len(xs), *rows])
 
 
+WHY = """`read_batch` checks the hash of a frame of 256 KiB for one record; in a topic of more segments than are kept open, and of
+more frames than were read before, it pays for pages that are touched for the first time. A send to a topic that was filled a moment
+ago shares the disk with what is being written back."""
 CHARTS = {"partitions": by_partitions, "values": by_value, "senders": by_senders, "topics": by_topic}
 
 
@@ -249,11 +252,7 @@ def main() -> int:
         told = ", ".join(str(about[key]) for key in ("cpu", "memory", "kernel", "python"))
         text = ["# What size costs", "", __doc__.splitlines()[0].removeprefix("Sizes: ").capitalize() if __doc__ else "", ""]
         text += [f"`{shlex.join(['python', *sys.argv])}`: {told}; medians of {args.rounds} laps in turns, `fsync=\"never\"`.", ""]
-        text += [
-            "`read_batch` checks the hash of a frame of 256 KiB for one record; in a topic of more segments than are kept open, and of more frames",
-            "than were read before, it pays for pages that are touched for the first time. A send to a topic that was filled a moment ago shares",
-            "the disk with what is being written back.", "",
-        ]  # fmt: skip
+        text += [WHY, ""]
         (OUT / "sizes.md").write_text("\n".join([*text, "\n\n".join(table(chart) for chart in charts)]) + "\n")
     return 0
 
