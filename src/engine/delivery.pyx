@@ -310,6 +310,7 @@ cdef class Delivery(Leases):
                         m = self.take(level, mono, wall)
                         if m is not None:
                             got.append(m)
+                            m = None
                 else:
                     for p in range(self.priorities - 1, -1, -1):
                         level = <Level>self.levels[p]
@@ -328,13 +329,14 @@ cdef class Delivery(Leases):
                             if m is None:
                                 break
                             got.append(m)
+                            m = None
                         if count:
                             if platform.FREE_THREADED:
                                 self.hand_out(level, first, count, got, mono, wall)
                                 count = 0
                             break
         except BaseException:
-            if m is not None and (not got or got[-1] is not m):
+            if m is not None:               # leased, and not in the list: there was no room for it
                 self.unlease(<Level>self.levels[m.partition], m.offset, m.deliveries, m.value_size)
             if not got and not count:
                 raise                       # else what was taken is handed out, and the next call tells
